@@ -1,0 +1,280 @@
+/* Linux: the strategies that clone. What each costs and needs is in api/spawn.h. */
+#include "internal.h"
+#include "atomic.h"
+
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x1000
+#endif
+#ifdef __s390__ /* there the stack comes before the flags */
+#define CLONE_FIRST_ARGUMENTS(flags, stack) stack, flags
+#else
+#define CLONE_FIRST_ARGUMENTS(flags, stack) flags, stack
+#endif
+#define CLONE_CLEARS_HANDLERS 0x100000000ULL
+#define CLONE_INTO_A_CGROUP 0x200000000ULL
+
+/* struct clone_args up to `cgroup` (CLONE_ARGS_SIZE_VER2); a kernel without the last fields refuses non-zero ones. */
+typedef struct clone_request {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+} clone_request;
+
+/* ---- child stacks ------------------------------------------------------------------------------------------------- */
+
+/* A vfork child of our own frame could overwrite what the parent returns to, and an overflow would be silent: so the
+ * child gets a stack with a guard page. Mapping one costs more than a spawn's other bookkeeping, so a few are kept. */
+enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 64 * 1024 /* a whole page wherever pages are <= 64 KiB */, STACKS_KEPT = 8 };
+
+static _Atomic(void *) kept_stacks[STACKS_KEPT];
+
+static void *stack_take(void)
+{
+    for (int i = 0; i < STACKS_KEPT; i++) {
+        /* S1: pairs with S2; whoever kept it is done with it. */
+        void *stack = cl__exchange_acq_rel(&kept_stacks[i], NULL);
+        if (stack)
+            return stack;
+    }
+    void *stack = mmap(NULL, STACK_GUARD + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return NULL;
+    if (mprotect(stack, STACK_GUARD, PROT_NONE) != 0) {
+        munmap(stack, STACK_GUARD + STACK_SIZE);
+        return NULL;
+    }
+    return stack;
+}
+
+static void stack_give(void *stack)
+{
+    for (int i = 0; i < STACKS_KEPT; i++) {
+        void *nothing = NULL;
+        /* S2: pairs with S1. */
+        if (cl__swap_if(&kept_stacks[i], &nothing, stack))
+            return;
+    }
+    munmap(stack, STACK_GUARD + STACK_SIZE);
+}
+
+/* ---- the calls ---------------------------------------------------------------------------------------------------- */
+
+CL__CHILD static int start_job(void *job)
+{
+    cl__child_main(job);
+}
+
+/* clone3 with a stack returns twice on two stacks, so the child's half must not return through C: it calls start_job
+ * from here, and start_job does not come back. */
+#if defined(__x86_64__) && !defined(__ILP32__)
+static int64_t clone3_on_stack(clone_request *request, cl__job *job)
+{
+    long result;
+    register void *entry __asm__("r12") = (void *)start_job;
+    register void *argument __asm__("r13") = job;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t" /* the end of the stack, for debuggers */
+                     "mov %%r13, %%rdi\n\t"
+                     "call *%%r12\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"((long)SYS_clone3), "D"(request), "S"(sizeof *request), "r"(entry), "r"(argument)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+#elif defined(__aarch64__)
+static int64_t clone3_on_stack(clone_request *request, cl__job *job)
+{
+    register long x8 __asm__("x8") = SYS_clone3;
+    register long x0 __asm__("x0") = (long)request;
+    register long x1 __asm__("x1") = sizeof *request;
+    register void *entry __asm__("x20") = (void *)start_job;
+    register void *argument __asm__("x21") = job;
+    __asm__ volatile("svc 0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, #0\n\t"
+                     "mov x0, x21\n\t"
+                     "blr x20\n\t"
+                     "brk #1\n"
+                     "1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(entry), "r"(argument)
+                     : "memory", "x30");
+    return x0;
+}
+#else
+static int64_t clone3_on_stack(clone_request *request, cl__job *job)
+{
+    (void)request;
+    (void)job;
+    return -ENOSYS; /* no way to enter C on another stack without assembly: clone(2) through libc does it here */
+}
+#endif
+
+static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
+{
+    clone_request request = {
+        .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEARS_HANDLERS,
+        .pidfd = (uintptr_t)pidfd,
+        .exit_signal = SIGCHLD,
+        .stack = (uintptr_t)stack + STACK_GUARD,
+        .stack_size = STACK_SIZE,
+    };
+    if (cgroup_fd >= 0) {
+        request.flags |= CLONE_INTO_A_CGROUP;
+        request.cgroup = (uint64_t)cgroup_fd;
+    }
+    job->handlers_cleared = 1;
+    job->cgroup_fd = -1;
+    return clone3_on_stack(&request, job);
+}
+
+/* CLONE_PIDFD rather than a pidfd_open afterwards: a child that is gone by then (SIGCHLD ignored by the host, or a
+ * foreign waitpid(-1)) would have no pidfd to ask. Before 5.2 the flag is ignored and *pidfd stays -1. */
+static int64_t by_vfork(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
+{
+    int saved = errno;
+    job->handlers_cleared = 0;
+    job->cgroup_fd = cgroup_fd;
+    int pid = clone(start_job, (char *)stack + STACK_GUARD + STACK_SIZE,
+                    CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, job, pidfd);
+    int64_t rc = pid < 0 ? -errno : pid;
+    errno = saved;
+    return rc;
+}
+
+/* A copied address space, and libc's at-fork hooks are not run: the child does nothing that they would protect. */
+static int64_t by_fork(cl__job *job, int cgroup_fd, int *pidfd)
+{
+    int saved = errno;
+    job->handlers_cleared = 0;
+    job->cgroup_fd = cgroup_fd;
+    long pid = syscall(SYS_clone, CLONE_FIRST_ARGUMENTS(SIGCHLD | CLONE_PIDFD | CLONE_VFORK, 0), pidfd, 0, 0);
+    if (pid == 0)
+        cl__child_main(job);
+    int64_t rc = pid < 0 ? -errno : pid;
+    errno = saved;
+    return rc;
+}
+
+/* ---- what works here ---------------------------------------------------------------------------------------------- */
+
+enum { UNKNOWN = 0, WORKS = 1, MISSING = 2 };
+static _Atomic(int) clone3_works, memory_is_shared;
+
+/* Does a CLONE_VM|CLONE_VFORK child write in our memory, and are we held until it is gone? Under some emulators it is
+ * a plain fork: then what it reports would be lost. Asked once, with a child that fails at once. */
+static int shares_memory(void *stack)
+{
+    /* P1: relaxed; the answer is the same whoever asks. */
+    int known = cl__load_relaxed(&memory_is_shared);
+    if (known != UNKNOWN)
+        return known == WORKS;
+    const char *paths[] = {NULL};
+    const cl_command nothing = {.argv = paths, .options = CL_OPT_KEEP_OTHERS,
+                                .signal_mask = UINT64_MAX}; /* a signal to our group may not look like an answer */
+    cl__job probe = {.command = &nothing, .env = paths, .paths = paths, .floor = 3, .cgroup_fd = -1, .report_fd = -1};
+    int pidfd = -1;
+    int64_t pid = by_vfork(&probe, stack, -1, &pidfd);
+    if (pid < 0)
+        return 1; /* no answer (EAGAIN, ENOMEM): the real attempt will say so, and the next one asks again */
+    int shared = probe.stage == CL_STAGE_EXEC;
+    if (pidfd >= 0)
+        cl__sys_close(pidfd);
+    while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    cl__store_relaxed(&memory_is_shared, shared ? WORKS : MISSING);
+    return shared;
+}
+
+int cl__clone_strategy(int wanted)
+{
+    if (wanted == CL_STRATEGY_AUTO)
+        return cl__load_relaxed(&clone3_works) == MISSING ? CL_STRATEGY_VFORK : CL_STRATEGY_CLONE3;
+    return wanted;
+}
+
+/* CLONE_VFORK holds us until the child has exec'd or ended, so what it had to say is in the pipe by now. Not end of file:
+ * a process that another thread forked meanwhile holds the write end too, for as long as it likes. Only where the hold
+ * is not to be trusted (see shares_memory) it has to be waited for. */
+static void hear_of_fork(int fd, cl__job *job)
+{
+    struct pollfd said = {.fd = fd, .events = POLLIN};
+    if (cl__sys_poll(&said, 1, 0) == 0) {
+        void *stack = stack_take();
+        int held = stack && shares_memory(stack);
+        if (stack)
+            stack_give(stack);
+        if (held)
+            return;
+    }
+    cl__report_listen(fd, job);
+}
+
+/* A fork's report comes through a pipe: end of file is success, because exec closes the child's end. */
+static int64_t fork_and_listen(cl__job *job, int cgroup_fd, int *pidfd)
+{
+    int ends[2];
+    int64_t rc = cl__sys_pipe(ends);
+    if (rc < 0) {
+        job->stage = CL_STAGE_PREPARE;
+        return rc;
+    }
+    job->report_fd = ends[1];
+    int64_t pid = by_fork(job, cgroup_fd, pidfd);
+    cl__sys_close(ends[1]);
+    job->report_fd = -1;
+    if (pid > 0)
+        hear_of_fork(ends[0], job);
+    cl__sys_close(ends[0]);
+    return pid;
+}
+
+static int64_t clone_held(cl__job *job, int *strategy, int cgroup_fd, int *pidfd)
+{
+    void *stack = stack_take();
+    if (!stack) {
+        job->stage = CL_STAGE_PREPARE;
+        return -ENOMEM;
+    }
+    int64_t pid = -ENOSYS;
+    if (!shares_memory(stack)) {
+        *strategy = CL_STRATEGY_FORK;
+        pid = fork_and_listen(job, cgroup_fd, pidfd);
+    } else if (*strategy == CL_STRATEGY_CLONE3) {
+        pid = by_clone3(job, stack, cgroup_fd, pidfd);
+    } else {
+        pid = by_vfork(job, stack, cgroup_fd, pidfd);
+    }
+    stack_give(stack);
+    return pid;
+}
+
+int64_t cl__clone_child(cl__job *job, int *strategy, int cgroup_fd, int *pidfd)
+{
+    *pidfd = -1;
+    if (*strategy == CL_STRATEGY_FORK)
+        return fork_and_listen(job, cgroup_fd, pidfd);
+    int64_t pid = clone_held(job, strategy, cgroup_fd, pidfd);
+    int refused = pid == -ENOSYS || pid == -EPERM || pid == -EINVAL;
+    if (*strategy == CL_STRATEGY_CLONE3 && refused && job->command->strategy == CL_STRATEGY_AUTO) {
+        /* An old kernel (ENOSYS; EINVAL before CLEAR_SIGHAND) or a container runtime's filter (EPERM in old ones).
+         * With a cgroup it may be about that, so only a refusal without one is remembered. */
+        if (cgroup_fd < 0)
+            cl__store_relaxed(&clone3_works, MISSING);
+        *strategy = CL_STRATEGY_VFORK;
+        pid = clone_held(job, strategy, cgroup_fd, pidfd);
+    }
+    return pid;
+}

@@ -1,0 +1,25 @@
+/* corelane's C core: everything a C program or the Python binding may call.
+ *
+ * Conventions, for every function below:
+ *   - it returns >= 0, or -errno; objects come back through out-parameters;
+ *   - cl_ is public, cl__ is private, a static helper has no prefix;
+ *   - its comment says what it does, whether it blocks, and which threads may call it. */
+#ifndef CORELANE_H
+#define CORELANE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "api/system.h"
+#include "api/spawn.h"
+#include "api/process.h"
+#include "api/run.h"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

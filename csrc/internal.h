@@ -1,0 +1,220 @@
+/* What the files of the core share with each other, and with nobody else. */
+#ifndef CORELANE_INTERNAL_H
+#define CORELANE_INTERNAL_H
+
+#include "corelane.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+/* Code that runs in a child sharing the parent's memory. A sanitizer's bookkeeping would be the parent's too, and its
+ * entry hooks would never see the matching exit, because such a function ends in exec. */
+#define CL__CHILD __attribute__((no_sanitize("thread", "address", "undefined")))
+
+#define CL__NS_PER_S 1000000000LL
+#define CL__NO_LIMIT UINT64_MAX
+
+/* ---- sys_*.c: one kernel call each, >= 0 or -errno, errno untouched where the platform allows. All of them may run
+ * in a vfork child: no lock, no allocation, no thread-local state. -------------------------------------------------- */
+
+int64_t cl__sys_open(const char *path, int flags);
+int64_t cl__sys_openat(int dir, const char *path, int flags);
+int64_t cl__sys_close(int fd);
+int64_t cl__sys_read(int fd, void *data, size_t size);
+int64_t cl__sys_write(int fd, const void *data, size_t size);
+int64_t cl__sys_pipe(int fds[2]);                      /* both ends CLOEXEC */
+int64_t cl__sys_set_pipe_size(int fd, int64_t size);
+int64_t cl__sys_dup_onto(int fd, int target);          /* target loses CLOEXEC, also when it is fd itself */
+int64_t cl__sys_dup_above(int fd, int floor);          /* a CLOEXEC copy numbered >= floor */
+int64_t cl__sys_set_cloexec(int fd);
+int64_t cl__sys_set_nonblocking(int fd);
+int cl__sys_is_open(int fd);
+int64_t cl__sys_cloexec_range(unsigned first, unsigned last);
+int64_t cl__sys_chdir(const char *path);
+int64_t cl__sys_fchdir(int fd);
+int64_t cl__sys_umask(int mask);
+int64_t cl__sys_getpid(void);
+int64_t cl__sys_getppid(void);
+int64_t cl__sys_is_main_thread(int pid);               /* of the process with that pid, which is ours */
+int64_t cl__sys_setsid(void);
+int64_t cl__sys_setpgid(int group);
+int64_t cl__sys_set_terminal(int fd);                  /* TIOCSCTTY */
+int64_t cl__sys_get_foreground(int fd);
+int64_t cl__sys_set_foreground(int fd, int group);
+int64_t cl__sys_set_limit(int resource, uint64_t soft, uint64_t hard);
+int64_t cl__sys_set_nice(int nice);
+int64_t cl__sys_set_scheduler(int policy, int priority);
+int64_t cl__sys_set_affinity(const void *mask, size_t size);
+int64_t cl__sys_set_io_priority(int value);
+int64_t cl__sys_set_death_signal(int signal);
+int64_t cl__sys_no_new_privs(void);
+int64_t cl__sys_set_groups(const uint32_t *groups, size_t count);
+int64_t cl__sys_set_gid(uint32_t gid);
+int64_t cl__sys_set_uid(uint32_t uid);
+int64_t cl__sys_block_signals(uint64_t mask, uint64_t *old); /* this thread's mask becomes exactly `mask` */
+int64_t cl__sys_block_also(uint64_t mask, uint64_t *old);
+uint64_t cl__sys_pending_signals(void);
+void cl__sys_take_signal(int signal);                  /* consume one that is pending and blocked */
+int64_t cl__sys_signal_default(int signal);
+int64_t cl__sys_signal_ignore(int signal);
+int64_t cl__sys_signal_reset_if_caught(int signal);
+int64_t cl__sys_exec(const char *path, const char *const *argv, const char *const *env);
+void cl__sys_nap(int64_t ns);
+void cl__sys_exit(int code) __attribute__((noreturn));
+int64_t cl__sys_kill(int pid, int signal);             /* pid < 0: the group */
+int64_t cl__sys_now(void);                             /* CLOCK_MONOTONIC, ns */
+int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns); /* < 0: for ever */
+int64_t cl__max_rss_kib(const struct rusage *usage);   /* the platforms count in different units */
+int64_t cl__take_terminal(void);                       /* our process group becomes the foreground one */
+
+#define CL__SIGNAL_COUNT 64
+#define CL__SIGNAL_BIT(s) (1ULL << ((s) - 1))
+
+/* ---- spawn: the job is a command made concrete for one child ------------------------------------------------------ */
+
+typedef struct cl__move {
+    int source; /* >= 0, CL__SOURCE_NULL or CL__SOURCE_STDOUT */
+    int target;
+} cl__move;
+
+enum { CL__SOURCE_NULL = -2, CL__SOURCE_STDOUT = -3 };
+
+typedef struct cl__job {
+    const cl_command *command;
+    const char *const *env;
+    const char **paths;       /* what to exec, in order */
+    cl__move *moves;          /* sorted by target; the child rewrites the sources that it has to lift */
+    size_t move_count;
+    int floor;                /* above every target */
+    int64_t contained;        /* CL_CONTAIN_*, decided */
+    int own_group;            /* setpgid(0, process_group) */
+    int process_group;
+    int parent;               /* the pid that must still be our parent */
+    int cgroup_fd;            /* to be joined by the child, or -1 */
+    int report_fd;            /* where the child says what failed; -1: `stage` and `error` are shared with the parent */
+    int handlers_cleared;     /* CLONE_CLEAR_SIGHAND has done the dispositions */
+    /* The answer. volatile: written by the child in the parent's memory while the parent is held in clone, so there
+     * is no race, but the compiler must not think that clone leaves them alone. */
+    volatile int stage;
+    volatile int error;
+} cl__job;
+
+/* spawn_paths.c */
+size_t cl__paths_size(const char *program, const char *const *env);
+void cl__paths_build(const char *program, const char *const *env, void *memory, size_t size, const char ***out);
+
+/* spawn_child.c: the child's side; ends in exec or exit. */
+void cl__child_main(cl__job *job) __attribute__((noreturn));
+int cl__nothing_there(int64_t rc); /* an exec's answer that lets a search go on */
+enum { CL__BUSY_TRIES = 50, CL__BUSY_NAP_NS = 2000000 }; /* exec of a program that somebody has open for writing */
+
+/* clone_*.c: start a child that runs cl__child_main, by the strategy named (and then the one that was used). Returns
+ * its pid and a pidfd (or -1) once the child has exec'd or failed, or -errno: no child. */
+int64_t cl__clone_child(cl__job *job, int *strategy, int cgroup_fd, int *pidfd);
+int cl__clone_strategy(int wanted); /* what AUTO means here, or -errno of a strategy that is missing */
+
+/* spawn_posix.c */
+int64_t cl__posix_child(cl__job *job, int *pidfd);
+int64_t cl__posix_close_others(const cl__job *job, int trampolined, posix_spawn_file_actions_t *actions, short *flags);
+
+/* spawn_wire.c: a job as words and strings, for the trampoline. */
+typedef struct cl__carried { /* the descriptors that the trampoline needs, by their numbers in it, or -1 */
+    int cwd_fd, terminal_fd, cgroup_fd, report_fd;
+} cl__carried;
+int64_t cl__wire_pack(const cl__job *job, const cl__carried *carried, const char *trampoline, const char ***out);
+int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command);
+
+/* spawner.c: run `work(arg)` on the long-lived spawner thread, for children that must not outlive the process but
+ * may outlive the thread that asked for them. */
+int64_t cl__on_spawner(int64_t (*work)(void *), void *arg);
+
+/* stdio.c */
+typedef struct cl__stdio {
+    int child[3];  /* the child's ends: a descriptor, CL__SOURCE_*, or -1 to inherit */
+    int parent[3]; /* our ends, or -1 */
+    int owned[3];  /* close child[i] after the spawn */
+} cl__stdio;
+int64_t cl__stdio_open(cl__stdio *io, const cl_launch *launch);
+void cl__stdio_close_child(cl__stdio *io);
+void cl__stdio_close_parent(cl__stdio *io);
+int64_t cl__lift(int *fd); /* move a descriptor numbered 0, 1 or 2 out of the way */
+
+/* environ.c */
+const char *const *cl__environ_strings(const cl_environ *snapshot);
+int64_t cl__environ_change(const char *const *base, const char *const *changes, const char ***out);
+
+/* spawn.c */
+void cl__report_listen(int fd, cl__job *job); /* until end of file: then the child has exec'd, or said what failed */
+typedef struct cl__spawned {
+    int pid, parent, pidfd, strategy, stage, error;
+    int64_t contained;
+    int parent_pipe[3];
+} cl__spawned;
+int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__spawned *out);
+
+/* ---- exit_*.c: learning that a child has ended -------------------------------------------------------------------- */
+
+typedef struct cl__exit {
+    int state;  /* CL_STATE_* */
+    int status;
+    int core_dumped;
+    struct rusage usage;
+} cl__exit;
+
+/* A descriptor that becomes readable when the child ends, or -1 where the platform has none. */
+int cl__watch_open(int pid, int pidfd);
+int cl__watch_pidfd(int pid);                          /* a pidfd for a child that we have not reaped, or -1 */
+/* 1: ended (reaped, and *out filled, if `reap`); 0: not yet; -errno. */
+int64_t cl__watch_look(int pid, int pidfd, int reap, cl__exit *out);
+int64_t cl__watch_stopped(int pid, int pidfd);         /* 1: stopped by a signal */
+int64_t cl__watch_signal(int pid, int pidfd, int signal);
+/* Signal the group led by the child. -ENOSYS: only possible by its number, while the leader is not reaped. */
+int64_t cl__watch_signal_group(int pid, int pidfd, int signal);
+/* Longest useful sleep before cl__watch_look must be called again; -1: the descriptor will tell. */
+int64_t cl__watch_period(int watch, int64_t waited_ns);
+int cl__watch_end(int *watch);                         /* the child is gone: close what cl__watch_open made */
+
+/* cgroup.c: -ESRCH: nobody is in it */
+int64_t cl__cgroup_signal(int dir, int signal);
+
+/* A child can have ended and not be reapable yet: its tracer (a debugger) has not let go of it. */
+enum { CL__NOT_YET_NAP_NS = 1000000 };
+
+/* ---- process.c, for run.c ----------------------------------------------------------------------------------------- */
+
+struct cl_process {
+    pthread_mutex_t lock; /* reap against signal: a pid may only be signalled while it cannot be reused */
+    int creator;          /* the pid that spawned it */
+    int watch;
+    int cgroup_fd;        /* our own copy, or -1 */
+    int reaped;
+    int took_terminal;    /* the terminal we may have to take back, or -1 */
+    int64_t started_ns, ended_ns;
+    cl__spawned child;
+    cl__exit exit;
+};
+
+void cl__process_init(cl_process *process);
+void cl__process_close(cl_process *process); /* its descriptors; what is known of the child stays */
+void cl__process_reset(cl_process *process); /* the same, and ready for another child */
+int64_t cl__process_reap(cl_process *process);
+int64_t cl__process_signal_scope(cl_process *process, int signal); /* of a child that is known to be ours */
+int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; does not reap */
+
+/* ---- buffer.c ----------------------------------------------------------------------------------------------------- */
+
+typedef struct cl__buffer {
+    uint8_t *data;
+    size_t size, capacity;
+} cl__buffer;
+int64_t cl__buffer_room(cl__buffer *buffer, size_t least, size_t first); /* at least that many bytes free */
+void cl__buffer_trim(cl__buffer *buffer, size_t keep);                   /* forget the contents; free above `keep` */
+
+#endif

@@ -1,0 +1,286 @@
+/* One child, from spawn to reap. The lock makes "is it reaped?" and "signal it by number" one step: between the two a
+ * pid could be reused. */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+void cl__process_init(cl_process *process)
+{
+    memset(process, 0, sizeof *process);
+    pthread_mutex_init(&process->lock, NULL);
+    process->child.pid = process->child.pidfd = process->watch = process->cgroup_fd = -1;
+    process->took_terminal = 0;
+    for (int i = 0; i < 3; i++)
+        process->child.parent_pipe[i] = -1;
+}
+
+void cl__process_close(cl_process *process)
+{
+    cl__watch_end(&process->watch);
+    if (process->child.pidfd >= 0)
+        cl__sys_close(process->child.pidfd);
+    if (process->cgroup_fd >= 0)
+        cl__sys_close(process->cgroup_fd);
+    process->child.pidfd = process->watch = process->cgroup_fd = -1;
+}
+
+void cl__process_reset(cl_process *process)
+{
+    cl__process_close(process);
+    process->child.pid = -1;
+    process->reaped = 0;
+    process->took_terminal = 0;
+    memset(&process->exit, 0, sizeof process->exit);
+}
+
+int64_t cl_process_new(cl_process **out)
+{
+    *out = malloc(sizeof **out);
+    if (!*out)
+        return -ENOMEM;
+    cl__process_init(*out);
+    return 0;
+}
+
+static int is_ours(const cl_process *process)
+{
+    return process->child.pid > 0 && process->creator == (int)cl__sys_getpid();
+}
+
+void cl_process_free(cl_process *process)
+{
+    if (!process)
+        return;
+    if (is_ours(process))
+        cl__process_reap(process);
+    cl__process_reset(process);
+    pthread_mutex_destroy(&process->lock);
+    free(process);
+}
+
+int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
+                         const cl_environ *snapshot)
+{
+    if (process->child.pid > 0)
+        return -EBUSY;
+    /* First the copy, by which the scope is killed: with no room for it there must be no child. */
+    int64_t cgroup = -1;
+    if (command->contain == CL_CONTAIN_CGROUP && (cgroup = cl__sys_dup_above(launch->cgroup_fd, 3)) < 0) {
+        process->child.stage = CL_STAGE_CGROUP;
+        process->child.error = (int)-cgroup;
+        return cgroup;
+    }
+    process->started_ns = cl__sys_now();
+    int64_t pid = cl__spawn(command, launch, snapshot, &process->child);
+    if (pid < 0) {
+        if (cgroup >= 0)
+            cl__sys_close((int)cgroup);
+        return pid;
+    }
+    process->cgroup_fd = (int)cgroup;
+    process->creator = process->child.parent;
+    process->watch = cl__watch_open(process->child.pid, process->child.pidfd);
+    process->took_terminal = (command->options & CL_OPT_FOREGROUND) != 0;
+    return pid;
+}
+
+/* Caller holds the lock. 1: reaped, now or before. */
+static int64_t reap_locked(cl_process *process)
+{
+    if (process->reaped)
+        return 1;
+    int64_t rc = cl__watch_look(process->child.pid, process->child.pidfd, 1, &process->exit);
+    if (rc != 1)
+        return rc;
+    process->ended_ns = cl__sys_now();
+    process->reaped = 1;
+    return 1;
+}
+
+int64_t cl__process_reap(cl_process *process)
+{
+    pthread_mutex_lock(&process->lock);
+    int64_t rc = reap_locked(process);
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+int64_t cl__process_ended(cl_process *process)
+{
+    cl__exit unused;
+    pthread_mutex_lock(&process->lock);
+    int64_t rc = process->reaped ? 1 : cl__watch_look(process->child.pid, process->child.pidfd, 0, &unused);
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+static int64_t wait_for_end(cl_process *process, int64_t timeout_ns, int64_t (*look)(cl_process *))
+{
+    if (process->child.pid <= 0)
+        return -EINVAL;
+    if (!is_ours(process))
+        return -EPERM;
+    int64_t begun = cl__sys_now(), waited = 0;
+    for (;;) {
+        int64_t rc = look(process);
+        if (rc != 0)
+            return rc;
+        if (timeout_ns >= 0 && waited >= timeout_ns)
+            return 0;
+        int64_t span = cl__watch_period(process->watch, waited);
+        if (timeout_ns >= 0 && (span < 0 || span > timeout_ns - waited))
+            span = timeout_ns - waited;
+        struct pollfd ready = {.fd = process->watch, .events = POLLIN};
+        int64_t polled = cl__sys_poll(&ready, 1, span);
+        if (polled < 0)
+            return polled;
+        if (polled > 0 && look(process) == 0)
+            cl__sys_nap(CL__NOT_YET_NAP_NS);
+        waited = cl__sys_now() - begun;
+    }
+}
+
+int64_t cl_process_wait(cl_process *process, int64_t timeout_ns)
+{
+    return wait_for_end(process, timeout_ns, cl__process_reap);
+}
+
+int64_t cl_process_await_end(cl_process *process, int64_t timeout_ns)
+{
+    return wait_for_end(process, timeout_ns, cl__process_ended);
+}
+
+int64_t cl_process_state(cl_process *process)
+{
+    if (process->child.pid <= 0)
+        return CL_STATE_NEW;
+    if (!is_ours(process))
+        return -EPERM;
+    int64_t rc = cl__process_reap(process);
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        return process->exit.state;
+    return cl__watch_stopped(process->child.pid, process->child.pidfd) == 1 ? CL_STATE_STOPPED : CL_STATE_RUNNING;
+}
+
+/* Caller holds the lock. */
+static int64_t signal_leader(cl_process *process, int signal)
+{
+    cl__exit end; /* without a pidfd the number may be a stranger's by now; with one, a zombie would take the signal */
+    if (process->reaped || cl__watch_look(process->child.pid, process->child.pidfd, 0, &end) == 1)
+        return -ESRCH;
+    return cl__watch_signal(process->child.pid, process->child.pidfd, signal);
+}
+
+int64_t cl_process_signal(cl_process *process, int32_t signal)
+{
+    if (process->child.pid <= 0)
+        return -EINVAL;
+    if (!is_ours(process))
+        return -EPERM;
+    pthread_mutex_lock(&process->lock);
+    /* Learn of the end first: a zombie takes signals and drops them, and the caller should hear ESRCH. */
+    int64_t rc = reap_locked(process);
+    rc = rc < 0 ? rc : signal_leader(process, signal);
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+static int64_t signal_group(cl_process *process, int signal)
+{
+    int64_t rc = cl__watch_signal_group(process->child.pid, process->child.pidfd, signal);
+    if (rc != -ENOSYS)
+        return rc;
+    /* By number: only while our unreaped leader keeps that number from being reused, which it no longer does when
+     * somebody else reaped it (SIGCHLD is ignored, a foreign waitpid(-1)). */
+    cl__exit end = {.state = CL_STATE_RUNNING};
+    if (!process->reaped)
+        cl__watch_look(process->child.pid, process->child.pidfd, 0, &end);
+    return process->reaped || end.state == CL_STATE_UNKNOWN ? -ECHILD : cl__sys_kill(-process->child.pid, signal);
+}
+
+int64_t cl__process_signal_scope(cl_process *process, int signal)
+{
+    int64_t rc;
+    pthread_mutex_lock(&process->lock);
+    if (process->child.contained == CL_CONTAIN_CGROUP) {
+        rc = cl__cgroup_signal(process->cgroup_fd, signal);
+        if (rc == -ESRCH) /* nobody there, or no pidfds to signal members with: then the leader at least */
+            rc = signal_leader(process, signal);
+    } else if (process->child.contained == CL_CONTAIN_GROUP) {
+        rc = signal_group(process, signal);
+    } else {
+        rc = signal_leader(process, signal);
+    }
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+int64_t cl_process_signal_scope(cl_process *process, int32_t signal)
+{
+    if (process->child.pid <= 0)
+        return -EINVAL;
+    return is_ours(process) ? cl__process_signal_scope(process, signal) : -EPERM;
+}
+
+/* A shell that has put us in the background (Ctrl-Z, bg) would be stopped, or end, if its terminal were taken. */
+static int somebody_else_has_the_terminal(int group)
+{
+    int64_t tty = cl__sys_open("/dev/tty", O_RDWR);
+    int64_t owner = tty < 0 ? tty : cl__sys_get_foreground((int)tty);
+    if (tty >= 0)
+        cl__sys_close((int)tty);
+    return owner > 0 && owner != group && cl__sys_kill(-(int)owner, 0) != -ESRCH; /* ESRCH: a group that is no more */
+}
+
+int64_t cl_process_take_terminal(cl_process *process)
+{
+    if (!is_ours(process))
+        return 0;
+    pthread_mutex_lock(&process->lock);
+    int took = process->took_terminal;
+    process->took_terminal = 0;
+    pthread_mutex_unlock(&process->lock);
+    if (!took)
+        return 0;
+    return somebody_else_has_the_terminal(process->child.pid) ? 0 : cl__take_terminal();
+}
+
+int64_t cl_process_report(cl_process *process, cl_report *out)
+{
+    /* In a forked child nobody else is there to change anything, or to release a lock that was held at the fork. */
+    int shared = is_ours(process);
+    if (shared)
+        pthread_mutex_lock(&process->lock);
+    const cl__spawned *child = &process->child;
+    const struct rusage *usage = &process->exit.usage;
+    int64_t until = process->reaped ? process->ended_ns : cl__sys_now();
+    *out = (cl_report){
+        .pid = child->pid,
+        .pidfd = process->watch,
+        .strategy = child->strategy,
+        .contained = child->contained,
+        .stage = child->stage,
+        .error = child->error,
+        .pipe = {child->parent_pipe[0], child->parent_pipe[1], child->parent_pipe[2]},
+        .state = process->reaped ? process->exit.state : child->pid > 0 ? CL_STATE_RUNNING : CL_STATE_NEW,
+        .status = process->exit.status,
+        .core_dumped = process->exit.core_dumped,
+        .elapsed_ns = process->started_ns ? until - process->started_ns : 0,
+        .user_us = usage->ru_utime.tv_sec * 1000000LL + usage->ru_utime.tv_usec,
+        .system_us = usage->ru_stime.tv_sec * 1000000LL + usage->ru_stime.tv_usec,
+        .max_rss_kib = cl__max_rss_kib(usage),
+        .minor_faults = usage->ru_minflt,
+        .major_faults = usage->ru_majflt,
+        .block_reads = usage->ru_inblock,
+        .block_writes = usage->ru_oublock,
+        .voluntary_switches = usage->ru_nvcsw,
+        .involuntary_switches = usage->ru_nivcsw,
+    };
+    if (shared)
+        pthread_mutex_unlock(&process->lock);
+    return 0;
+}

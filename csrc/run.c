@@ -1,0 +1,582 @@
+/* The drain engine: one run from spawn to reap, as a state that is advanced by steps.
+ *
+ * A step sleeps in poll on whatever can happen next - a pipe, the child's end, a timer - and does what is due. It
+ * returns at a signal with everything kept, so that Ctrl-C works and the run can still go on, or be aborted.
+ *
+ *     phase      until                                  then
+ *     RUNNING    the child has ended                    DRAINING
+ *     DRAINING   all pipes at end of file, or drain_ns  kill what is left of the scope; reap; DONE
+ *
+ * Timers: the deadline (TERM, or KILL if there is no grace), the end of the grace (KILL), the end of the drain. */
+#include "internal.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+enum {
+    DRAIN_CHUNK = 65536,      /* a pipe's default capacity: one read empties it */
+    KEEP_BUFFER = 1 << 20,    /* memory a run keeps from child to child, per stream */
+    FEED_PIECES = 64,         /* pieces per writev */
+    FEED_TURNS = 8,           /* writevs before the other pipes and the timers are looked at */
+    TEE_CHUNK = 4096,         /* PIPE_BUF: what a pipe that polls writable takes without blocking */
+    AFTER_KILL_NS = 20000000  /* how long pipes are still read after the scope was killed at the end of the drain */
+};
+
+/* What SIGKILL has not ended by then is in uninterruptible sleep, or frozen. */
+#define GIVE_UP_NS (5 * CL__NS_PER_S)
+
+typedef enum phase { IDLE, RUNNING, DRAINING, DONE } phase;
+
+typedef struct drained {
+    int fd;           /* -1: at end of file, or never a pipe */
+    int tee;          /* -1: none, or it failed */
+    int tee_own;      /* a non-blocking description of our own of the tee's file, or -1 */
+    size_t first;     /* first size of the buffer */
+    cl__buffer kept;
+    uint8_t *chunk;   /* allocated where there is a tee or a cap: bytes between us and the two destinations */
+    size_t chunk_size, chunk_teed;
+    int64_t teeing_since; /* when the chunk began to wait for its tee, or the drain did */
+} drained;
+
+struct cl_run {
+    cl_process process;
+    phase phase;
+    drained out[2];
+    int in;           /* our end of stdin, or -1 */
+    const cl_piece *feed;
+    uint64_t feed_count, feed_at;
+    size_t feed_offset;
+    int64_t max_output;
+    int limit_action;
+    int64_t deadline, kill_at, drain_until, give_up_at; /* absolute, or -1 */
+    int64_t grace_ns, drain_ns;
+    int kill_refused; /* the child runs as somebody else (sudo): it will not end for us */
+    int timed_out, limit_hit, pipes_left_open, tee_error, killed_leftovers;
+};
+
+int64_t cl_run_new(cl_run **out)
+{
+    cl_run *run = calloc(1, sizeof *run);
+    if (!run)
+        return -ENOMEM;
+    cl__process_init(&run->process);
+    run->in = run->out[0].fd = run->out[1].fd = run->out[0].tee_own = run->out[1].tee_own = -1;
+    *out = run;
+    return 0;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        cl__sys_close(*fd);
+    *fd = -1;
+}
+
+static void close_pipes(cl_run *run)
+{
+    for (int i = 0; i < 2; i++) {
+        if (run->out[i].tee_own >= 0)
+            run->out[i].tee = -1;
+        close_fd(&run->out[i].tee_own);
+    }
+    close_fd(&run->in);
+    close_fd(&run->out[0].fd);
+    close_fd(&run->out[1].fd);
+}
+
+void cl_run_free(cl_run *run)
+{
+    if (!run)
+        return;
+    if (run->phase == RUNNING || run->phase == DRAINING)
+        cl_run_abort(run, CL__NS_PER_S);
+    close_pipes(run);
+    cl__process_reset(&run->process);
+    pthread_mutex_destroy(&run->process.lock);
+    for (int i = 0; i < 2; i++) {
+        free(run->out[i].kept.data);
+        free(run->out[i].chunk);
+    }
+    free(run);
+}
+
+static int64_t later(int64_t when, int64_t span)
+{
+    return span > INT64_MAX - when ? INT64_MAX : when + span;
+}
+
+static int64_t from_now(int64_t span)
+{
+    return later(cl__sys_now(), span);
+}
+
+/* ---- stdin -------------------------------------------------------------------------------------------------------- */
+
+static int feed_is_done(const cl_run *run)
+{
+    return run->feed_at >= run->feed_count;
+}
+
+/* write raises SIGPIPE when the child has closed its end. Python ignores that signal, but a plain C program, or a
+ * Python one that restored the default, would die of it: block it, and take back the one that we caused. */
+static int64_t write_quietly(int fd, const struct iovec *pieces, int count)
+{
+    uint64_t old, before = cl__sys_pending_signals();
+    cl__sys_block_also(CL__SIGNAL_BIT(SIGPIPE), &old);
+    int64_t rc = writev(fd, pieces, count);
+    if (rc < 0)
+        rc = -errno;
+    if (rc == -EPIPE && !(before & CL__SIGNAL_BIT(SIGPIPE)))
+        cl__sys_take_signal(SIGPIPE);
+    cl__sys_block_signals(old, NULL);
+    return rc;
+}
+
+static void feed(cl_run *run)
+{
+    /* A child that reads as fast as we write would keep us here, past its deadline: it polls writable again at once. */
+    for (int turns = 0; !feed_is_done(run); turns++) {
+        if (turns == FEED_TURNS)
+            return;
+        struct iovec pieces[FEED_PIECES];
+        int count = 0;
+        size_t offset = run->feed_offset;
+        for (uint64_t i = run->feed_at; i < run->feed_count && count < FEED_PIECES; i++, offset = 0)
+            pieces[count++] = (struct iovec){.iov_base = (uint8_t *)(uintptr_t)run->feed[i].data + offset,
+                                             .iov_len = run->feed[i].size - offset};
+        int64_t wrote = write_quietly(run->in, pieces, count);
+        if (wrote == -EAGAIN || wrote == -EINTR)
+            return;
+        if (wrote < 0)
+            break; /* EPIPE: the child reads no more, which is its right; feed_left says how much it left */
+        size_t left = (size_t)wrote;
+        while (!feed_is_done(run) && left >= run->feed[run->feed_at].size - run->feed_offset) {
+            left -= run->feed[run->feed_at++].size - run->feed_offset;
+            run->feed_offset = 0;
+        }
+        run->feed_offset += left;
+    }
+    close_fd(&run->in);
+}
+
+static int64_t feed_left(const cl_run *run)
+{
+    uint64_t left = 0;
+    for (uint64_t i = run->feed_at; i < run->feed_count; i++)
+        left += run->feed[i].size;
+    return (int64_t)(left - run->feed_offset);
+}
+
+/* ---- starting ----------------------------------------------------------------------------------------------------- */
+
+/* A pipe or terminal that polls writable may still block the write: another writer was faster (the other stream, with one
+ * tee for both), or a terminal has room for a part. The given description is shared, so its flags are not ours. */
+static int own_tee(int given)
+{
+    struct stat what;
+    char path[32];
+    if (given < 0 || fstat(given, &what) < 0 || (fcntl(given, F_GETFL) & O_ACCMODE) == O_RDONLY ||
+        (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)))
+        return -1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", given);
+    int fd = (int)cl__sys_open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    cl__lift(&fd);
+    return fd;
+}
+
+static int64_t prepare_stream(cl_run *run, const cl_run_options *options, int i)
+{
+    drained *out = &run->out[i];
+    int64_t first = options->buffer[i];
+    cl__buffer_trim(&out->kept, first > 0 && (size_t)first != out->kept.capacity ? 0 : KEEP_BUFFER);
+    out->fd = -1;
+    out->tee = options->tee[i];
+    out->first = first > 0 ? (size_t)first : i == 0 ? 8192 : 4096;
+    out->chunk_size = out->chunk_teed = 0;
+    if ((out->tee >= 0 || run->max_output >= 0) && !out->chunk)
+        out->chunk = malloc(DRAIN_CHUNK);
+    return (out->tee >= 0 || run->max_output >= 0) && !out->chunk ? -ENOMEM : 0;
+}
+
+static int64_t prepare(cl_run *run, const cl_run_options *options)
+{
+    run->feed = options->feed;
+    run->feed_count = options->feed_count;
+    run->feed_at = run->feed_offset = 0;
+    run->max_output = options->max_output;
+    run->limit_action = options->limit_action;
+    run->grace_ns = options->grace_ns;
+    run->drain_ns = options->drain_ns;
+    run->deadline = run->kill_at = run->drain_until = run->give_up_at = -1;
+    run->kill_refused = 0;
+    run->timed_out = run->limit_hit = run->pipes_left_open = run->tee_error = run->killed_leftovers = 0;
+    int64_t rc = prepare_stream(run, options, 0);
+    return rc < 0 ? rc : prepare_stream(run, options, 1);
+}
+
+int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
+                     const cl_environ *snapshot, int64_t at_most_ns)
+{
+    if (run->phase == RUNNING || run->phase == DRAINING)
+        return -EBUSY;
+    cl__process_reset(&run->process);
+    run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
+    run->phase = IDLE;
+    int64_t rc = prepare(run, options);
+    if (rc < 0) {
+        run->process.child.stage = CL_STAGE_PREPARE;
+        run->process.child.error = (int)-rc;
+        return rc;
+    }
+    rc = cl_process_spawn(&run->process, command, launch, snapshot);
+    if (rc < 0)
+        return rc;
+    run->phase = RUNNING;
+    for (int i = 0; i < 2; i++)
+        if ((run->out[i].tee_own = own_tee(run->out[i].tee)) >= 0)
+            run->out[i].tee = run->out[i].tee_own;
+    run->in = run->process.child.parent_pipe[0];
+    run->out[0].fd = run->process.child.parent_pipe[1];
+    run->out[1].fd = run->process.child.parent_pipe[2];
+    if (options->timeout_ns >= 0)
+        run->deadline = from_now(options->timeout_ns);
+    if (run->in >= 0) {
+        cl__sys_set_nonblocking(run->in);
+        feed(run); /* most inputs fit into the pipe: no need to wait until it polls writable */
+    }
+    return cl_run_step(run, at_most_ns);
+}
+
+/* ---- stdout and stderr -------------------------------------------------------------------------------------------- */
+
+static void kill_scope(cl_run *run)
+{
+    cl_process_signal_scope(&run->process, SIGKILL);
+    if (cl_process_signal(&run->process, SIGKILL) == -EPERM) /* by itself, should it have left its group */
+        run->kill_refused = 1;
+    if (run->give_up_at < 0)
+        run->give_up_at = from_now(GIVE_UP_NS);
+}
+
+/* Keep what fits below the cap. */
+static int64_t keep(cl_run *run, drained *out, const uint8_t *data, size_t size)
+{
+    size_t room = size;
+    if (run->max_output >= 0 && out->kept.size + size > (uint64_t)run->max_output) {
+        room = (size_t)run->max_output - out->kept.size;
+        if (!run->limit_hit && run->limit_action != CL_LIMIT_TRUNCATE)
+            kill_scope(run);
+        run->limit_hit = 1;
+    }
+    int64_t rc = room ? cl__buffer_room(&out->kept, room, out->first) : 0;
+    if (rc < 0 || !room)
+        return rc;
+    memcpy(out->kept.data + out->kept.size, data, room);
+    out->kept.size += room;
+    return 0;
+}
+
+/* No tee and no cap: straight into the buffer. */
+static int64_t read_directly(drained *out)
+{
+    int64_t rc = cl__buffer_room(&out->kept, out->first < DRAIN_CHUNK ? out->first / 2 + 1 : DRAIN_CHUNK / 2, out->first);
+    if (rc < 0)
+        return rc;
+    size_t room = out->kept.capacity - out->kept.size;
+    rc = cl__sys_read(out->fd, out->kept.data + out->kept.size, room);
+    if (rc > 0)
+        out->kept.size += (size_t)rc;
+    return rc;
+}
+
+static int64_t read_by_chunk(cl_run *run, drained *out)
+{
+    int64_t got = cl__sys_read(out->fd, out->chunk, DRAIN_CHUNK);
+    if (got <= 0)
+        return got;
+    int64_t rc = keep(run, out, out->chunk, (size_t)got);
+    out->chunk_size = out->tee >= 0 ? (size_t)got : 0;
+    out->chunk_teed = 0;
+    out->teeing_since = run->phase == DRAINING ? cl__sys_now() : 0;
+    return rc < 0 ? rc : got;
+}
+
+/* One read: poll has said that it will not block, and it is not known that a second one would not. */
+static int64_t drain_once(cl_run *run, drained *out)
+{
+    int64_t rc = out->chunk && (out->tee >= 0 || run->max_output >= 0) ? read_by_chunk(run, out) : read_directly(out);
+    if (rc == -EINTR || rc == -EAGAIN)
+        return 0;
+    if (rc == 0)
+        close_fd(&out->fd);
+    return rc < 0 ? rc : 0;
+}
+
+/* After a hang-up everything that will ever come is in the pipe, so read to the end at once. */
+static int64_t drain_to_end(cl_run *run, drained *out)
+{
+    int64_t rc = 0;
+    while (rc == 0 && out->fd >= 0 && out->chunk_size == 0)
+        rc = drain_once(run, out);
+    return rc;
+}
+
+static void tee_once(cl_run *run, drained *out)
+{
+    size_t left = out->chunk_size - out->chunk_teed;
+    struct iovec piece = {.iov_base = out->chunk + out->chunk_teed, .iov_len = left < TEE_CHUNK ? left : TEE_CHUNK};
+    int64_t wrote = write_quietly(out->tee, &piece, 1);
+    if (wrote == -EAGAIN || wrote == -EINTR)
+        return;
+    if (wrote < 0) {
+        run->tee_error = (int)-wrote;
+        out->tee = -1;
+        out->chunk_size = out->chunk_teed = 0;
+        return;
+    }
+    out->chunk_teed += (size_t)wrote;
+    if (out->chunk_teed < out->chunk_size)
+        return;
+    out->chunk_size = out->chunk_teed = 0;
+}
+
+static int tee_is_pending(const cl_run *run)
+{
+    return run->out[0].chunk_size || run->out[1].chunk_size;
+}
+
+static void give_up_tees(cl_run *run, int error)
+{
+    for (int i = 0; i < 2; i++) {
+        run->tee_error = run->out[i].chunk_size ? error : run->tee_error;
+        run->out[i].tee = -1;
+        run->out[i].chunk_size = run->out[i].chunk_teed = 0;
+    }
+}
+
+/* ---- timers ------------------------------------------------------------------------------------------------------- */
+
+static int pipes_are_done(const cl_run *run)
+{
+    return run->out[0].fd < 0 && run->out[1].fd < 0 && !tee_is_pending(run);
+}
+
+/* Waiting for whoever holds the pipes, and not for a tee's slow reader, for whom all is there. */
+static int is_draining(const cl_run *run)
+{
+    return run->phase == DRAINING && !tee_is_pending(run);
+}
+
+static int64_t next_timer(const cl_run *run, int64_t until)
+{
+    const int64_t timers[] = {run->deadline, run->kill_at, is_draining(run) ? run->drain_until : -1,
+                              run->phase == RUNNING ? run->give_up_at : -1};
+    for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
+        if (timers[i] >= 0 && timers[i] < until)
+            until = timers[i];
+    return until;
+}
+
+static void fire_timers(cl_run *run, int64_t now)
+{
+    if (run->deadline >= 0 && now >= run->deadline && run->phase == DRAINING) {
+        run->deadline = -1;
+        give_up_tees(run, ETIMEDOUT); /* the child made it, its tee did not */
+    } else if (run->deadline >= 0 && now >= run->deadline) {
+        run->deadline = -1;
+        run->timed_out = 1;
+        if (run->grace_ns > 0) {
+            cl_process_signal_scope(&run->process, SIGTERM);
+            cl_process_signal_scope(&run->process, SIGCONT); /* a stopped child could not take the hint */
+            run->kill_at = from_now(run->grace_ns);
+        } else {
+            kill_scope(run);
+        }
+    }
+    if (run->kill_at >= 0 && now >= run->kill_at) {
+        run->kill_at = -1;
+        kill_scope(run);
+    }
+    if (is_draining(run) && now >= run->drain_until) {
+        run->pipes_left_open = 1;
+        if (run->killed_leftovers) { /* somebody outside the scope holds them */
+            close_pipes(run);
+            run->out[0].chunk_size = run->out[1].chunk_size = 0;
+        }
+        run->killed_leftovers = 1;
+        kill_scope(run);
+        run->drain_until = from_now(AFTER_KILL_NS);
+    }
+}
+
+/* ---- the step ----------------------------------------------------------------------------------------------------- */
+
+/* Only what is open is polled: the kernel walks every slot, also the empty ones, once before and once after it sleeps. */
+typedef struct waited {
+    struct pollfd fds[4];
+    size_t count;
+    short exit, in, out[2]; /* where each is in `fds`, or -1 */
+} waited;
+
+static short add(waited *set, int fd, short events)
+{
+    if (fd < 0)
+        return -1;
+    set->fds[set->count] = (struct pollfd){.fd = fd, .events = events};
+    return (short)set->count++;
+}
+
+static void fill_poll(const cl_run *run, waited *set)
+{
+    set->count = 0;
+    set->exit = add(set, run->phase == RUNNING ? run->process.watch : -1, POLLIN);
+    set->in = add(set, run->in, POLLOUT);
+    for (int i = 0; i < 2; i++) {
+        const drained *out = &run->out[i];
+        set->out[i] = out->chunk_size ? add(set, out->tee, POLLOUT) : add(set, out->fd, POLLIN);
+    }
+}
+
+static short events_at(const waited *set, short at)
+{
+    return at < 0 ? 0 : set->fds[at].revents;
+}
+
+static int64_t serve_pipes(cl_run *run, const waited *set)
+{
+    int64_t rc = 0;
+    if (events_at(set, set->in))
+        feed(run);
+    for (int i = 0; i < 2 && rc >= 0; i++) {
+        drained *out = &run->out[i];
+        short events = events_at(set, set->out[i]);
+        if (!events)
+            continue;
+        if (out->chunk_size)
+            tee_once(run, out);
+        else
+            rc = events & POLLHUP ? drain_to_end(run, out) : drain_once(run, out);
+    }
+    return rc;
+}
+
+static void child_ended(cl_run *run)
+{
+    run->phase = DRAINING;
+    run->kill_at = -1;
+    if (run->timed_out)
+        give_up_tees(run, ETIMEDOUT);
+    if (run->out[0].tee < 0 && run->out[1].tee < 0)
+        run->deadline = -1; /* it made it; the drain has a bound of its own, and only a tee's reader has not */
+    run->drain_until = from_now(run->drain_ns);
+    run->out[0].teeing_since = run->out[1].teeing_since = cl__sys_now();
+    close_fd(&run->in);
+}
+
+/* What the child left behind is killed while the unreaped leader still holds the group's number; then it is reaped. */
+static int64_t finish(cl_run *run)
+{
+    if (run->process.child.contained != CL_CONTAIN_NONE)
+        cl__process_signal_scope(&run->process, SIGKILL);
+    int64_t rc = cl__process_reap(&run->process);
+    if (rc == 0)
+        cl__sys_nap(CL__NOT_YET_NAP_NS);
+    if (rc != 1)
+        return rc;
+    cl_process_take_terminal(&run->process);
+    close_pipes(run);
+    cl__process_close(&run->process); /* an idle run holds no descriptor */
+    run->phase = DONE;
+    return 1;
+}
+
+int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
+{
+    if (run->phase == DONE)
+        return 1;
+    if (run->phase == IDLE)
+        return -EINVAL;
+    if (run->process.creator != (int)cl__sys_getpid())
+        return -EPERM;
+    int64_t began = 0, until = -1;
+    for (;;) {
+        /* With all pipes at their end the child is most likely gone: look, rather than sleep first. */
+        if (run->phase == RUNNING && began && pipes_are_done(run) && cl__process_ended(&run->process) == 1)
+            child_ended(run);
+        if (run->phase == DRAINING && pipes_are_done(run))
+            return finish(run);
+        waited set;
+        int64_t now = cl__sys_now();
+        if (!began) {
+            began = now;
+            until = later(now, at_most_ns);
+        } else if (now >= until) {
+            return 0; /* also while data keeps coming: the caller has signals to look at */
+        }
+        fill_poll(run, &set);
+        int64_t span = next_timer(run, until) - now;
+        int64_t period = run->phase == RUNNING ? cl__watch_period(run->process.watch, now - run->process.started_ns) : -1;
+        if (period >= 0 && period < span)
+            span = period;
+        int stalled = run->phase == DRAINING && tee_is_pending(run);
+        int64_t ready = cl__sys_poll(set.fds, set.count, span > 0 ? span : 0);
+        if (stalled && run->drain_until < INT64_MAX / 2)
+            run->drain_until += cl__sys_now() - now; /* that time went to the tee's reader, not to who holds the pipe */
+        /* Also when signals come faster than the looks at the child. */
+        if (ready < 0 && period >= 0 && cl__process_ended(&run->process) == 1)
+            child_ended(run);
+        if (ready < 0)
+            return ready;
+        int64_t rc = serve_pipes(run, &set);
+        if (rc < 0)
+            return rc;
+        if (run->phase == RUNNING && (events_at(&set, set.exit) || (period >= 0 && cl__process_ended(&run->process) == 1)))
+            child_ended(run);
+        if (ready > 0 && run->deadline < 0 && run->kill_at < 0 && run->give_up_at < 0 && run->phase == RUNNING)
+            continue; /* no timer could have fired */
+        now = cl__sys_now();
+        fire_timers(run, now);
+        if (run->phase == RUNNING && run->kill_refused)
+            return -EPERM;
+        if (run->phase == RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
+            return -ETIMEDOUT;
+    }
+}
+
+int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
+{
+    if (run->phase != RUNNING && run->phase != DRAINING)
+        return 1;
+    kill_scope(run);
+    close_pipes(run);
+    int64_t until = from_now(at_most_ns), left = at_most_ns, rc;
+    do
+        rc = cl_process_wait(&run->process, left);
+    while (rc == -EINTR && (left = until - cl__sys_now()) > 0);
+    cl_process_take_terminal(&run->process);
+    if (rc != 1)
+        return 0;
+    cl__process_close(&run->process);
+    run->phase = DONE;
+    return 1;
+}
+
+int64_t cl_run_report_get(cl_run *run, cl_run_report *out)
+{
+    cl_process_report(&run->process, &out->child);
+    out->timed_out = run->timed_out;
+    out->limit_hit = run->limit_hit;
+    out->pipes_left_open = run->pipes_left_open;
+    out->tee_error = run->tee_error;
+    out->feed_left = feed_left(run);
+    for (int i = 0; i < 2; i++) {
+        out->size[i] = (int64_t)run->out[i].kept.size;
+        out->data[i] = (int64_t)(uintptr_t)run->out[i].kept.data;
+    }
+    return 0;
+}

@@ -1,0 +1,243 @@
+/* The child's side of a spawn: from clone to exec.
+ *
+ * Under CLONE_VM this runs in the parent's memory, on a stack of its own, while the calling thread is held and every
+ * other thread of the parent goes on. So: system calls and the job only. No allocation, no lock, no stdio, no errno,
+ * nothing that libc might keep in thread-local storage. All signals are blocked until just before exec, because a
+ * handler of the parent's, run here, would change the parent's memory.
+ *
+ * The order is the contract (each step's reason is beside it) and `stage` says how far it came. */
+#include "internal.h"
+
+#include <fcntl.h>
+
+#define TRY(stage_, call)                         \
+    do {                                          \
+        int64_t rc_ = (call);                     \
+        if (rc_ < 0)                              \
+            fail(job, (stage_), (int)-rc_);       \
+    } while (0)
+
+CL__CHILD __attribute__((noreturn)) static void fail(cl__job *job, int stage, int error)
+{
+    job->stage = stage;
+    job->error = error;
+    if (job->report_fd >= 0) {
+        int32_t words[2] = {stage, error};
+        cl__sys_write(job->report_fd, words, sizeof words); /* a pipe: 8 bytes are written whole */
+    }
+    cl__sys_exit(127);
+}
+
+CL__CHILD static int has(const cl__job *job, uint64_t option)
+{
+    return (job->command->options & option) != 0;
+}
+
+CL__CHILD static void clear_handlers(cl__job *job)
+{
+    /* The mask is emptied before exec, and a pending signal must then meet a default, not the parent's handler. */
+    if (job->handlers_cleared)
+        return;
+    for (int s = 1; s <= CL__SIGNAL_COUNT; s++)
+        cl__sys_signal_reset_if_caught(s); /* EINVAL for numbers the platform lacks: nothing to reset */
+}
+
+CL__CHILD static void place_in_groups(cl__job *job)
+{
+    const cl_command *command = job->command;
+    if (has(job, CL_OPT_NEW_SESSION))
+        TRY(CL_STAGE_SESSION, cl__sys_setsid());
+    else if (job->own_group)
+        TRY(CL_STAGE_GROUP, cl__sys_setpgid(job->process_group));
+    if (has(job, CL_OPT_TERMINAL))
+        TRY(CL_STAGE_TERMINAL, cl__sys_set_terminal(command->terminal_fd));
+    if (has(job, CL_OPT_FOREGROUND)) {
+        /* From a background group this raises SIGTTOU, which is blocked here: then the call is simply carried out. */
+        int64_t tty = cl__sys_open("/dev/tty", O_RDWR);
+        TRY(CL_STAGE_FOREGROUND, tty);
+        TRY(CL_STAGE_FOREGROUND, cl__sys_set_foreground((int)tty, (int)cl__sys_getpid()));
+        cl__sys_close((int)tty);
+    }
+}
+
+CL__CHILD static void join_cgroup(cl__job *job)
+{
+    if (job->cgroup_fd < 0)
+        return;
+    int64_t procs = cl__sys_openat(job->cgroup_fd, "cgroup.procs", O_WRONLY);
+    TRY(CL_STAGE_CGROUP, procs);
+    TRY(CL_STAGE_CGROUP, cl__sys_write((int)procs, "0", 1));
+    cl__sys_close((int)procs);
+}
+
+/* Lower every limit but the one on descriptors, which must wait until we have done our work with them. */
+CL__CHILD static void set_limits(cl__job *job, int descriptors)
+{
+    const cl_command *command = job->command;
+    for (uint32_t i = 0; i < command->limit_count; i++) {
+        const cl_limit *limit = &command->limits[i];
+        if ((limit->resource == RLIMIT_NOFILE) == descriptors)
+            TRY(CL_STAGE_LIMITS, cl__sys_set_limit(limit->resource, limit->soft, limit->hard));
+    }
+}
+
+CL__CHILD static void set_oom_score(cl__job *job)
+{
+    char text[16];
+    char *digit = text + sizeof text;
+    int value = job->command->oom_score_adj;
+    unsigned left = value < 0 ? (unsigned)-value : (unsigned)value;
+    do
+        *--digit = (char)('0' + left % 10);
+    while (left /= 10);
+    if (value < 0)
+        *--digit = '-';
+    int64_t fd = cl__sys_open("/proc/self/oom_score_adj", O_WRONLY);
+    TRY(CL_STAGE_OOM, fd);
+    TRY(CL_STAGE_OOM, cl__sys_write((int)fd, digit, (size_t)(text + sizeof text - digit)));
+    cl__sys_close((int)fd);
+}
+
+CL__CHILD static void set_scheduling(cl__job *job)
+{
+    const cl_command *command = job->command;
+    if (has(job, CL_OPT_NICE))
+        TRY(CL_STAGE_NICE, cl__sys_set_nice(command->nice));
+    if (has(job, CL_OPT_SCHEDULER))
+        TRY(CL_STAGE_SCHEDULER, cl__sys_set_scheduler(command->sched_policy, command->sched_priority));
+    if (command->cpus)
+        TRY(CL_STAGE_AFFINITY, cl__sys_set_affinity(command->cpus, command->cpus_size));
+    if (has(job, CL_OPT_IO_PRIORITY))
+        TRY(CL_STAGE_IO_PRIORITY, cl__sys_set_io_priority(command->io_priority));
+    if (has(job, CL_OPT_OOM_SCORE_ADJ))
+        set_oom_score(job);
+}
+
+/* The descriptor map. A source below the floor may be some other entry's target (1->2 with 2->1), so every one of
+ * those is first copied above all targets; after that the order does not matter. */
+CL__CHILD static void place_descriptors(cl__job *job)
+{
+    if (job->report_fd >= 0 && job->report_fd < job->floor) {
+        int64_t lifted = cl__sys_dup_above(job->report_fd, job->floor);
+        TRY(CL_STAGE_DESCRIPTORS, lifted);
+        job->report_fd = (int)lifted;
+    }
+    for (size_t i = 0; i < job->move_count; i++) {
+        cl__move *move = &job->moves[i];
+        int64_t source = move->source;
+        if (source == CL__SOURCE_NULL)
+            source = cl__sys_open("/dev/null", O_RDWR);
+        TRY(CL_STAGE_DESCRIPTORS, source == CL__SOURCE_STDOUT ? 0 : source);
+        if (source >= 0 && source < job->floor && source != move->target) {
+            source = cl__sys_dup_above((int)source, job->floor);
+            TRY(CL_STAGE_DESCRIPTORS, source);
+        }
+        move->source = (int)source;
+    }
+    /* STDOUT means descriptor 1 as it is after the map: sorted by target, stdout has been placed when stderr is. */
+    for (size_t i = 0; i < job->move_count; i++) {
+        int source = job->moves[i].source == CL__SOURCE_STDOUT ? 1 : job->moves[i].source;
+        TRY(CL_STAGE_DESCRIPTORS, cl__sys_dup_onto(source, job->moves[i].target));
+    }
+}
+
+/* Descriptors that other libraries opened without CLOEXEC: everything from 3 on that is not a target. */
+CL__CHILD static void close_others(cl__job *job)
+{
+    unsigned first = 3;
+    if (has(job, CL_OPT_KEEP_OTHERS))
+        return;
+    for (size_t i = 0; i < job->move_count; i++) {
+        unsigned target = (unsigned)job->moves[i].target;
+        if (target < 3)
+            continue;
+        if (first < target)
+            TRY(CL_STAGE_DESCRIPTORS, cl__sys_cloexec_range(first, target - 1));
+        first = target + 1;
+    }
+    TRY(CL_STAGE_DESCRIPTORS, cl__sys_cloexec_range(first, ~0U));
+}
+
+CL__CHILD static void set_credentials(cl__job *job)
+{
+    const cl_command *command = job->command;
+    if (has(job, CL_OPT_GROUPS))
+        TRY(CL_STAGE_GROUPS, cl__sys_set_groups(command->groups, command->group_count));
+    if (has(job, CL_OPT_GID))
+        TRY(CL_STAGE_GID, cl__sys_set_gid(command->gid));
+    if (has(job, CL_OPT_UID))
+        TRY(CL_STAGE_UID, cl__sys_set_uid(command->uid));
+}
+
+CL__CHILD static void tie_to_parent(cl__job *job)
+{
+    if (!has(job, CL_OPT_DEATH_SIGNAL))
+        return;
+    TRY(CL_STAGE_DEATH_SIGNAL, cl__sys_set_death_signal(job->command->death_signal));
+    /* The parent may have died before the line above, and then no signal will ever come. */
+    if (cl__sys_getppid() != job->parent)
+        fail(job, CL_STAGE_DEATH_SIGNAL, ESRCH);
+}
+
+CL__CHILD static void set_signals(cl__job *job)
+{
+    const cl_command *command = job->command;
+    /* Python ignores these two, and ignoring survives exec: `yes | head` would never end. */
+    cl__sys_signal_default(SIGPIPE);
+    cl__sys_signal_default(SIGXFSZ);
+    for (int s = 1; s <= CL__SIGNAL_COUNT; s++) {
+        if (command->signal_defaults & CL__SIGNAL_BIT(s))
+            TRY(CL_STAGE_SIGNALS, cl__sys_signal_default(s));
+        if (command->signal_ignores & CL__SIGNAL_BIT(s))
+            TRY(CL_STAGE_SIGNALS, cl__sys_signal_ignore(s));
+    }
+    TRY(CL_STAGE_SIGNALS, cl__sys_block_signals(command->signal_mask, NULL));
+}
+
+CL__CHILD int cl__nothing_there(int64_t rc)
+{
+    return rc == -ENOENT || rc == -ENOTDIR || rc == -ENAMETOOLONG || rc == -ELOOP;
+}
+
+CL__CHILD __attribute__((noreturn)) static void exec_first(cl__job *job)
+{
+    int error = ENOENT;
+    for (const char **path = job->paths; *path; path++) {
+        int64_t rc;
+        int tries = 0;
+        /* ETXTBSY: some sibling between its clone and its exec still holds the descriptor through which the program
+         * was written. It goes away by itself, in the time an exec takes. */
+        while ((rc = cl__sys_exec(*path, job->command->argv, job->env)) == -ETXTBSY && tries++ < CL__BUSY_TRIES)
+            cl__sys_nap(CL__BUSY_NAP_NS);
+        if (rc == -EACCES)
+            error = EACCES; /* a later directory may have one that we may run; if none has, this is the better answer */
+        else if (!cl__nothing_there(rc) || !job->paths[1])
+            fail(job, CL_STAGE_EXEC, (int)-rc); /* of the only candidate the caller wants to know just what is wrong */
+    }
+    fail(job, CL_STAGE_EXEC, error);
+}
+
+CL__CHILD void cl__child_main(cl__job *job)
+{
+    const cl_command *command = job->command;
+    clear_handlers(job);
+    place_in_groups(job);
+    join_cgroup(job);          /* before the limits: its directory may cost a descriptor */
+    set_scheduling(job);       /* before credentials: raising a priority needs the ones we have */
+    set_limits(job, 0);
+    if (has(job, CL_OPT_UMASK))
+        cl__sys_umask(command->umask);
+    if (has(job, CL_OPT_CWD_FD)) /* before the map, which may put something else under its number */
+        TRY(CL_STAGE_CWD, cl__sys_fchdir(command->cwd_fd));
+    if (command->cwd)
+        TRY(CL_STAGE_CWD, cl__sys_chdir(command->cwd));
+    place_descriptors(job);
+    close_others(job);         /* after the last use of a descriptor of the parent's */
+    set_limits(job, 1);
+    set_credentials(job);
+    tie_to_parent(job);        /* after credentials: a change of those clears the death signal */
+    if (has(job, CL_OPT_NO_NEW_PRIVS))
+        TRY(CL_STAGE_NO_NEW_PRIVS, cl__sys_no_new_privs());
+    set_signals(job);          /* last: from here on a signal may kill us */
+    exec_first(job);
+}
