@@ -1,0 +1,211 @@
+"""Every error that corelane raises.
+
+One tree under `CorelaneError`. An error that stands for an errno is also the `OSError` subclass that people already
+catch (`FileNotFoundError`, `PermissionError`, ...), and one that stands for a deadline is also a `TimeoutError`.
+Every message names the command or object, what was asked, and what to do about it.
+
+This module knows nothing of processes: commands and results are carried, not inspected beyond their public fields.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
+
+__all__ = [
+    "CallFailed",
+    "CgroupUnavailable",
+    "CorelaneError",
+    "NonZeroExit",
+    "NotOwner",
+    "NotSupported",
+    "OutputLimitExceeded",
+    "ProcessError",
+    "ProcessTimeout",
+    "ResourceExhausted",
+    "Signaled",
+    "SpawnFailed",
+    "StatusUnknown",
+    "TeeFailed",
+]
+
+
+class CorelaneError(Exception):
+    """The root of all errors raised by corelane."""
+
+
+class NotSupported(CorelaneError):
+    """The platform, or this build of corelane, cannot do what was asked."""
+
+
+class CallFailed(CorelaneError, OSError):
+    """A call into the C core failed for a reason that no narrower error describes."""
+
+
+class ProcessError(CorelaneError):
+    """Something went wrong with a child process.
+
+    `command` is the Command, `result` the Result as far as it is known (None if there never was a child), and
+    `returncode`, `stdout` and `stderr` are the result's.
+    """
+
+    def __init__(self, message: str, *, command: Any = None, result: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.command = command
+        self.result = result
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, -N for signal N, or None if it is not known."""
+        return None if self.result is None else self.result.returncode
+
+    @property
+    def stdout(self) -> bytes | None:
+        """What was captured of stdout, also when the run did not finish."""
+        return None if self.result is None else self.result.stdout
+
+    @property
+    def stderr(self) -> bytes | None:
+        """What was captured of stderr, also when the run did not finish."""
+        return None if self.result is None else self.result.stderr
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle by calling the class with their args, which keyword arguments do not survive.
+        state = dict(self.__dict__)
+        if self.command is not None:
+            state["command"] = self.command.without_objects()  # a worker must be able to report, whatever it had open
+        return _rebuild, (type(self), self.message, state, getattr(self, "errno", None))
+
+
+def _rebuild(cls: type[ProcessError], message: str, state: dict[str, Any], number: int | None) -> ProcessError:
+    error = cls.__new__(cls)
+    if isinstance(error, OSError) and number is not None:
+        OSError.__init__(error, number, os.strerror(number))
+    else:
+        Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
+
+
+class SpawnFailed(ProcessError, OSError):
+    """The child could not be started; nothing of it is left. What is raised is also the OSError of its errno: catch
+    FileNotFoundError, PermissionError and so on for one of them. `stage` is the step that failed ("exec", "cwd",
+    "limits", ...) and `errno` says why."""
+
+    def __init__(self, message: str, *, command: Any = None, stage: str, errno: int) -> None:
+        ProcessError.__init__(self, message, command=command)
+        OSError.__init__(self, errno, os.strerror(errno))
+        self.stage = stage
+
+
+class ResourceExhausted(SpawnFailed):
+    """The system had no room for another process, pipe or descriptor: EAGAIN, EMFILE, ENFILE or ENOMEM. The same
+    call may work a moment later."""
+
+
+# What `spawn_failed` really raises: each is also the OSError that people already catch for that errno.
+class SpawnNotFound(SpawnFailed, FileNotFoundError):
+    """ENOENT: the program, its interpreter or its working directory is not there."""
+
+
+class SpawnNotADirectory(SpawnFailed, NotADirectoryError):
+    """ENOTDIR: a part of the path is no directory."""
+
+
+class SpawnNotPermitted(SpawnFailed, PermissionError):
+    """EACCES, EPERM: the program may not be executed, or an option may not be used."""
+
+
+class SpawnNoSuchProcess(SpawnFailed, ProcessLookupError):
+    """ESRCH: the parent died while the child was being tied to it."""
+
+
+class ResourceTemporarilyExhausted(ResourceExhausted, BlockingIOError):
+    """EAGAIN: the limit on processes is reached."""
+
+
+_SPAWN_FAILURES: dict[int, type[SpawnFailed]] = {
+    _errno.ENOENT: SpawnNotFound,
+    _errno.ENOTDIR: SpawnNotADirectory,
+    _errno.EACCES: SpawnNotPermitted,
+    _errno.EPERM: SpawnNotPermitted,
+    _errno.ESRCH: SpawnNoSuchProcess,
+    _errno.EAGAIN: ResourceTemporarilyExhausted,
+    _errno.EMFILE: ResourceExhausted,
+    _errno.ENFILE: ResourceExhausted,
+    _errno.ENOMEM: ResourceExhausted,
+}
+
+
+def spawn_failed(message: str, *, command: Any, stage: str, errno: int) -> SpawnFailed:
+    """The SpawnFailed that is also the right OSError for `errno`."""
+    return _SPAWN_FAILURES.get(errno, SpawnFailed)(message, command=command, stage=stage, errno=errno)
+
+
+class CgroupUnavailable(ProcessError, OSError):
+    """No cgroup could be made or entered for the child."""
+
+    def __init__(self, message: str, *, command: Any = None, errno: int = _errno.ENOENT) -> None:
+        ProcessError.__init__(self, message, command=command)
+        OSError.__init__(self, errno, os.strerror(errno))
+
+
+class ProcessTimeout(ProcessError, TimeoutError):
+    """The deadline passed. A run's scope has been killed and `result` has the partial output; a `Process.wait` only
+    stopped waiting. `timeout` is in seconds."""
+
+    def __init__(self, message: str, *, command: Any = None, result: Any = None, timeout: float) -> None:
+        ProcessError.__init__(self, message, command=command, result=result)
+        OSError.__init__(self, _errno.ETIMEDOUT, os.strerror(_errno.ETIMEDOUT))
+        self.timeout = timeout
+
+
+class NonZeroExit(ProcessError):
+    """The child ended with a status other than 0. `code` is that status, `stderr_tail` the last bytes it wrote to
+    stderr, if that was captured."""
+
+    def __init__(self, message: str, *, command: Any = None, result: Any = None, code: int, stderr_tail: bytes) -> None:
+        super().__init__(message, command=command, result=result)
+        self.code = code
+        self.stderr_tail = stderr_tail
+
+
+class Signaled(ProcessError):
+    """A signal ended the child. `signal` is its number, `core_dumped` whether it left a core."""
+
+    def __init__(
+        self, message: str, *, command: Any = None, result: Any = None, signal: int, core_dumped: bool
+    ) -> None:
+        super().__init__(message, command=command, result=result)
+        self.signal = signal
+        self.core_dumped = core_dumped
+
+
+class StatusUnknown(ProcessError):
+    """The child has ended, but its status was taken by somebody else in this process: a `waitpid(-1)`, or SIGCHLD is
+    ignored."""
+
+
+class OutputLimitExceeded(ProcessError):
+    """The child wrote more than `max_output` bytes (or a line longer than `max_line`) and was killed."""
+
+
+class TeeFailed(ProcessError, OSError):
+    """The child ran to its end, but its output could not be copied to the tee's descriptor; `result` has it all."""
+
+    def __init__(self, message: str, *, command: Any = None, result: Any = None, errno: int) -> None:
+        ProcessError.__init__(self, message, command=command, result=result)
+        OSError.__init__(self, errno, os.strerror(errno))
+
+
+class NotOwner(ProcessError):
+    """A Process was used in a process that did not start it (a forked child of its owner)."""

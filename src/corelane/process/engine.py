@@ -1,0 +1,207 @@
+"""One run from start to end, driven through the C drain engine.
+
+Owns a small pool of engines (each with its buffers and an environment snapshot), one in use per run. A run that is
+left by an exception - Ctrl-C, MemoryError - kills its scope and reaps before the exception goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from corelane._ffi import check, fast, ffi, lib
+from corelane.errors import (
+    NonZeroExit,
+    OutputLimitExceeded,
+    ProcessError,
+    ProcessTimeout,
+    Signaled,
+    StatusUnknown,
+    TeeFailed,
+)
+from corelane.process import dropped
+from corelane.process import result as layout
+from corelane.process.explain import explain
+from corelane.process.result import EXITED, RUN_REPORT, SIGNALED, Result, signal_of
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from corelane.process.command import Command
+    from corelane.process.pack import Packed
+
+__all__ = ["execute"]
+
+# A signal that comes just before the engine sleeps is seen at the end of the step, so a step is short for a person and
+# long for a machine.
+_STEP_NS = 500_000_000
+_REAP_NS = 2_000_000_000
+_TAIL = 400  # bytes of stderr in a message
+_EINTR = -errno.EINTR
+# Killed, and still there: what was read is kept, the child is reaped when it ends.
+_UNKILLABLE = {
+    -errno.ETIMEDOUT: "it is in uninterruptible sleep, or frozen",
+    -errno.EPERM: "it runs as a user whose processes we may not signal",
+}
+_CHAR = ffi.typeof("char *")
+_start, _step, _report_get = lib.cl_run_start, lib.cl_run_step, lib.cl_run_report_get
+_unpack = RUN_REPORT.unpack
+
+
+class _Engine:
+    __slots__ = ("buffer", "capture_at", "report", "run", "snapshot")
+
+    def __init__(self) -> None:
+        made = ffi.new("cl_run **")
+        check(lib.cl_run_new(made), "a run")
+        self.run = ffi.gc(made[0], lib.cl_run_free)
+        self.snapshot, self.capture_at = new_snapshot()
+        self.report = ffi.new("cl_run_report *")
+        self.buffer = ffi.buffer(self.report)
+
+
+def new_snapshot() -> tuple[Any, int]:
+    """An environment snapshot and its address, for `fast.capture_environ`."""
+    made = ffi.new("cl_environ **")
+    check(lib.cl_environ_new(made), "an environment snapshot")
+    return ffi.gc(made[0], lib.cl_environ_free), int(ffi.cast("uintptr_t", made[0]))
+
+
+_idle: list[_Engine] = []
+_IDLE_MOST = 32
+
+
+def _forget_engines() -> None:
+    # In a forked child an engine's memory is a copy, its descriptors may since be somebody else's numbers.
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_forget_engines)
+
+
+def execute(command: Command) -> Result:
+    """Run `command` to its end; see `corelane.run` for what it returns and raises."""
+    if dropped.waiting:
+        dropped.reap()
+    packed = command.packed(for_run=True)
+    try:
+        engine = _idle.pop()
+    except IndexError:
+        engine = _Engine()
+    try:
+        if packed.inherits_environ:
+            fast.capture_environ(engine.capture_at)
+        rc = _start(engine.run, packed.command, packed.launch, packed.options, engine.snapshot, _STEP_NS)
+        while rc == 0 or rc == _EINTR:
+            rc = _step(engine.run, _STEP_NS)
+        _report_get(engine.run, engine.report)
+        report = _unpack(engine.buffer)
+        stdout, stderr = _output(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
+    except BaseException:
+        lib.cl_run_abort(engine.run, _REAP_NS)
+        raise
+    finally:
+        if not packed.reusable:
+            packed.close()
+    if rc != 1:
+        _raise_failed(command, engine, Result(command, report, stdout, stderr), rc)
+    if len(_idle) < _IDLE_MOST:
+        _idle.append(engine)
+    result = Result(command, report, stdout, stderr)
+    if report[layout.STATE] != EXITED or report[layout.STATUS] or any(report[layout.TIMED_OUT : layout.FEED_LEFT]):
+        _judge(command, result, report)
+    return result
+
+
+def _output(packed: Packed, report: tuple[int, ...]) -> tuple[bytes | None, bytes | None]:
+    out = err = None
+    if packed.captures[0]:
+        size = report[layout.SIZES]
+        out = ffi.buffer(ffi.cast(_CHAR, report[layout.DATA]), size)[:] if size else b""
+    if packed.captures[1]:
+        size = report[layout.SIZES + 1]
+        err = ffi.buffer(ffi.cast(_CHAR, report[layout.DATA + 1]), size)[:] if size else b""
+    return out, err
+
+
+def _raise_failed(command: Command, engine: _Engine, result: Result, rc: int) -> NoReturn:
+    report = result._report
+    if report[layout.STAGE]:
+        _idle.append(engine)
+        raise explain(command, report[layout.STAGE], report[layout.ERROR])
+    if rc in _UNKILLABLE:
+        dropped.waiting.append(lambda: bool(lib.cl_run_abort(engine.run, 0)))
+        message = f"{command} was to be killed, but has not ended: {_UNKILLABLE[rc]}. It is reaped when it ends"
+        if report[layout.TIMED_OUT]:
+            raise ProcessTimeout(message, command=command, result=result, timeout=command.option("timeout"))
+        raise ProcessError(message, command=command, result=result)
+    lib.cl_run_abort(engine.run, _REAP_NS)
+    if rc == -errno.ENOMEM:
+        raise MemoryError(f"the output of {command} does not fit into memory: give max_output=, or use chunks()")
+    check(rc, f"running {command}")
+    raise AssertionError(f"a step of {command} returned {rc}")
+
+
+def _judge(command: Command, result: Result, report: tuple[int, ...]) -> None:
+    """Raise what the caller must not overlook; `check=False` covers the child's own failures only."""
+    if report[layout.TIMED_OUT]:
+        timeout = command.option("timeout")
+        raise ProcessTimeout(
+            f"{command} ran longer than {timeout:g} s and was killed with all in its scope "
+            f"(contained by {result.contained})",
+            command=command,
+            result=result,
+            timeout=timeout,
+        )
+    if report[layout.LIMIT_HIT] and command.option("on_limit", "fail") == "fail":
+        raise OutputLimitExceeded(
+            f"{command} wrote more than max_output={command.option('max_output')} bytes and was killed; "
+            "raise it, or give on_limit='truncate'",
+            command=command,
+            result=result,
+        )
+    if report[layout.TEE_ERROR]:
+        number = report[layout.TEE_ERROR]
+        raise TeeFailed(
+            f"the output of {command} could not be copied to its tee: {os.strerror(number)}",
+            command=command,
+            result=result,
+            errno=number,
+        )
+    # What we killed for its output has the result that was asked for.
+    if command.option("check", True) and not (report[layout.LIMIT_HIT] and command.option("on_limit") == "kill"):
+        raise_for_status(command, result, report)
+
+
+def raise_for_status(command: Command, result: Result, report: tuple[int, ...]) -> None:
+    """Raise NonZeroExit, Signaled or StatusUnknown unless the child exited with 0."""
+    state, status = report[layout.STATE], report[layout.STATUS]
+    tail = (result.stderr or b"")[-_TAIL:]
+    said = f"; stderr ends: {tail.decode('utf-8', 'replace').strip()}" if tail.strip() else ""
+    if state == SIGNALED:
+        signal = signal_of(report)
+        name = getattr(signal, "name", f"signal {signal}")
+        core = " and left a core" if result.core_dumped else ""
+        raise Signaled(
+            f"{command} was ended by {name}{core}{said}",
+            command=command,
+            result=result,
+            signal=status,
+            core_dumped=result.core_dumped,
+        )
+    if state == EXITED and status != 0:
+        raise NonZeroExit(
+            f"{command} exited with status {status}{said}",
+            command=command,
+            result=result,
+            code=status,
+            stderr_tail=tail,
+        )
+    if state != EXITED:
+        raise StatusUnknown(
+            f"{command} has ended, but its status was taken by somebody else in this process (a waitpid(-1), or "
+            "SIGCHLD is ignored); check=False accepts that",
+            command=command,
+            result=result,
+        )

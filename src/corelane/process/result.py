@@ -1,0 +1,215 @@
+"""What a run leaves behind. A Result owns nothing but its bytes: no descriptor, no process."""
+
+from __future__ import annotations
+
+import signal as _signal
+from collections import namedtuple
+from struct import Struct
+
+from corelane._ffi import lib
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
+    from corelane.process.command import Command
+
+__all__ = ["Result", "Usage"]
+
+
+class Usage(
+    namedtuple(
+        "Usage",
+        "user system max_rss minor_faults major_faults block_reads block_writes "
+        "voluntary_switches involuntary_switches",
+    )
+):
+    """What the child and its waited-for descendants used, as the kernel counted it (getrusage(2)).
+
+    `user` and `system` are seconds of CPU time, `max_rss` is bytes, the rest are counts. Linux never reports a
+    `max_rss` below what *this* process had resident when it spawned the child: the mark of the shared or copied
+    address space goes through exec.
+    """
+
+    __slots__ = ()
+
+
+# cl_report: 64-bit fields only, so that one unpack reads it. cl_run_report begins with one.
+REPORT = Struct("=22q")
+RUN_REPORT = Struct("=31q")
+PID, PIDFD, STRATEGY, CONTAINED, STAGE, ERROR, PIPES = 0, 1, 2, 3, 4, 5, 6
+STATE, STATUS, CORE_DUMPED, ELAPSED, USAGE = 9, 10, 11, 12, 13
+TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA = 22, 23, 24, 25, 26, 27, 29
+
+STRATEGIES = {
+    lib.CL_STRATEGY_CLONE3: "clone3",
+    lib.CL_STRATEGY_VFORK: "vfork",
+    lib.CL_STRATEGY_POSIX_SPAWN: "posix_spawn",
+    lib.CL_STRATEGY_FORK: "fork",
+}
+CONTAINMENTS = {lib.CL_CONTAIN_NONE: "none", lib.CL_CONTAIN_GROUP: "group", lib.CL_CONTAIN_CGROUP: "cgroup"}
+EXITED, SIGNALED, UNKNOWN = lib.CL_STATE_EXITED, lib.CL_STATE_SIGNALED, lib.CL_STATE_UNKNOWN
+
+
+def returncode_of(state: int, status: int) -> int | None:
+    """The exit code, -N for signal N, None while it runs or where nobody knows."""
+    if state == EXITED:
+        return status
+    return -status if state == SIGNALED else None
+
+
+def usage_of(report: tuple[int, ...]) -> Usage:
+    """The Usage in an unpacked report."""
+    user, system, rss, *counts = report[USAGE : USAGE + 9]
+    return Usage(user / 1e6, system / 1e6, rss * 1024, *counts)
+
+
+class Result:
+    """What one run left behind.
+
+    Attributes:
+        stdout, stderr: the bytes captured, or None where the stream was not captured.
+    """
+
+    __slots__ = ("_command", "_report", "stderr", "stdout")
+
+    def __init__(
+        self, command: Command, report: tuple[int, ...], stdout: bytes | None = None, stderr: bytes | None = None
+    ) -> None:
+        self._command = command
+        self._report = report
+        self.stdout = stdout
+        self.stderr = stderr
+
+    @property
+    def args(self) -> tuple[str | bytes, ...]:
+        """The program and its arguments, as they were given."""
+        return self._command.args
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which may by now be somebody else's."""
+        return self._report[PID]
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, -N for signal N, or None if somebody else in this process took the status."""
+        return returncode_of(self._report[STATE], self._report[STATUS])
+
+    @property
+    def signal(self) -> _signal.Signals | int | None:
+        """The signal that ended the child, or None."""
+        return signal_of(self._report)
+
+    @property
+    def core_dumped(self) -> bool:
+        """Whether it left a core."""
+        return bool(self._report[CORE_DUMPED])
+
+    @property
+    def ok(self) -> bool:
+        """Whether the child exited with 0, in time."""
+        return self.returncode == 0 and not self.timed_out
+
+    @property
+    def text(self) -> str:
+        """stdout as text, by the command's `encoding` (UTF-8) and `errors` (strict).
+
+        Raises:
+            ValueError: stdout was not captured.
+            UnicodeDecodeError: it is not in that encoding.
+        """
+        if self.stdout is None:
+            raise ValueError(f"the stdout of {self.args[0]!r} was not captured: run it with capture=True")
+        option = self._command.option
+        return self.stdout.decode(option("encoding", "utf-8"), option("errors", "strict"))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from just before the spawn until we learnt of the end."""
+        return self._report[ELAPSED] / 1e9
+
+    @property
+    def usage(self) -> Usage:
+        """CPU time, memory and other counts."""
+        return usage_of(self._report)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline passed and the scope was killed."""
+        return bool(self._flag(TIMED_OUT))
+
+    @property
+    def truncated(self) -> bool:
+        """Whether output is missing because a stream reached `max_output`."""
+        return bool(self._flag(LIMIT_HIT))
+
+    @property
+    def pipes_left_open(self) -> bool:
+        """Whether somebody still held stdout or stderr when the child had ended and the drain's time was over, so that
+        output may be missing."""
+        return bool(self._flag(PIPES_LEFT_OPEN))
+
+    @property
+    def stdin_left(self) -> int:
+        """Bytes of stdin that the child did not take."""
+        return self._flag(FEED_LEFT)
+
+    @property
+    def contained(self) -> str:
+        """The containment that was really obtained: "group", "cgroup" or "none"."""
+        return CONTAINMENTS.get(self._report[CONTAINED], "none")
+
+    @property
+    def strategy(self) -> str:
+        """How it was spawned: "clone3", "vfork", "posix_spawn" or "fork"."""
+        return STRATEGIES.get(self._report[STRATEGY], "none")
+
+    def _flag(self, at: int) -> int:
+        return self._report[at] if len(self._report) > at else 0
+
+    def __repr__(self) -> str:
+        parts = [f"args={self.args!r}", f"returncode={self.returncode}"]
+        parts += [f"{name}={value!r}" for name in ("stdout", "stderr") if (value := _short(getattr(self, name)))]
+        parts += [name for name in ("timed_out", "truncated", "pipes_left_open") if getattr(self, name)]
+        return f"Result({', '.join(parts)}, elapsed={self.elapsed:.6f})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Of the command only what a Result shows: its options may hold what cannot be pickled, like file objects.
+        kept = {name: self._command.option(name) for name in ("encoding", "errors")}
+        return _restore, (self.args, kept, self._report, self.stdout, self.stderr)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        mine, theirs = ((r.args, r._report, r.stdout, r.stderr) for r in (self, other))
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash(self._report)
+
+
+def _restore(
+    args: tuple[str | bytes, ...],
+    options: dict[str, Any],
+    report: tuple[int, ...],
+    stdout: bytes | None,
+    stderr: bytes | None,
+) -> Result:
+    from corelane.process.command import Command
+
+    return Result(Command(*args, **options), report, stdout, stderr)
+
+
+def signal_of(report: tuple[int, ...]) -> _signal.Signals | int | None:
+    """The signal in an unpacked report; a plain number where Python has no name for it (real-time ones)."""
+    if report[STATE] != SIGNALED:
+        return None
+    try:
+        return _signal.Signals(report[STATUS])
+    except ValueError:
+        return report[STATUS]
+
+
+def _short(data: bytes | None) -> bytes | None:
+    return data if data is None or len(data) <= 60 else data[:57] + b"..."

@@ -1,0 +1,277 @@
+"""Parsers of single values: each takes an option's name and what the caller wrote, and returns its immutable, hashable
+normal form, or raises TypeError or ValueError with the name, the value, and what would be right.
+
+Owns nothing and looks at nothing but its argument.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import resource
+import signal as _signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def text(name: str, value: Any) -> str | bytes:
+    """A str, bytes or path that the kernel can be given: without NUL, and in the file system's encoding."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name} must be str, bytes or a path, not {value!r} ({type(value).__name__})")
+    plain: str | bytes = os.fspath(value)
+    if ("\0" if isinstance(plain, str) else b"\0") in plain:  # type: ignore[operator]
+        raise ValueError(f"{name} has a NUL character, which the kernel would take for its end: {plain!r}")
+    if isinstance(plain, str) and not plain.isascii():
+        try:
+            os.fsencode(plain)
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            raise ValueError(f"{name} cannot be written in {encoding}: {plain!r}; give it as bytes") from None
+    return plain
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def integer(low: int, high: int) -> Callable[[str, Any], int]:
+    def parse(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__})")
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+        return value
+
+    return parse
+
+
+def seconds(name: str, value: Any) -> float:
+    """A time span >= 0; what is longer than the kernel counts becomes the longest it does."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r} ({type(value).__name__})")
+    if value != value or value < 0:  # NaN is the number that is not itself
+        raise ValueError(f"{name} must be at least 0 seconds, not {value}")
+    return float(min(value, 1e9))
+
+
+def descriptor(name: str, value: Any) -> int | Any:
+    """A descriptor's number as it is, or an object with fileno(), kept to be asked at the run."""
+    if isinstance(value, bool) or (isinstance(value, int) and not 0 <= value < 2**31):
+        raise ValueError(f"{name} must be a descriptor, not {value!r}")
+    if not isinstance(value, int) and not callable(getattr(value, "fileno", None)):
+        raise TypeError(f"{name} must be a descriptor or have fileno(), not {value!r} ({type(value).__name__})")
+    return value
+
+
+def signal_number(name: str, value: Any) -> int:
+    """A signal by number, name ("TERM", "SIGTERM") or member of signal.Signals."""
+    if isinstance(value, str):
+        member = getattr(_signal, value if value.startswith("SIG") else f"SIG{value}", None)
+        if not isinstance(member, _signal.Signals):
+            raise ValueError(f"{name}: there is no signal named {value!r}")
+        return int(member)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a signal, not {value!r}")
+    if not 1 <= value < _signal.NSIG:
+        raise ValueError(f"{name}: there is no signal {value}")
+    return int(value)
+
+
+def signal_set(changeable: bool) -> Callable[[str, Any], tuple[int, ...]]:
+    def parse(name: str, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be a collection of signals, not {value!r}")
+        numbers = tuple(sorted({signal_number(name, each) for each in value}))
+        for number in numbers:
+            if changeable and number in (_signal.SIGKILL, _signal.SIGSTOP):
+                raise ValueError(f"{name}: nothing can change what {_signal.Signals(number).name} does")
+        return numbers
+
+    return parse
+
+
+def cpu_list(name: str, value: Any) -> tuple[int, ...]:
+    """CPUs as a number, a collection of numbers, or the kernel's own list syntax ("0-3,8")."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value,)
+    cpus: set[int] = set()
+    if isinstance(value, str):
+        for part in value.strip().split(","):
+            first, dash, last = part.partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()):
+                raise ValueError(f"{name}: {part!r} in {value!r} is neither a CPU nor a range like 0-3")
+            span = range(int(first), int(last or first) + 1)
+            if not span:
+                raise ValueError(f"{name}: the range {part!r} runs backwards")
+            if span[-1] > _MOST_CPUS:
+                raise ValueError(f"{name}: CPU {span[-1]} is beyond what any kernel has")
+            cpus.update(span)
+    elif isinstance(value, Iterable):
+        cpus.update(integer(0, _MOST_CPUS)(name, each) for each in value)
+    else:
+        raise TypeError(f"{name} must be CPU numbers or a list like '0-3,8', not {value!r}")
+    if not cpus:
+        raise ValueError(f"{name} is empty: a process needs at least one CPU")
+    return tuple(sorted(cpus))
+
+
+_MOST_CPUS = 65535
+
+
+def limits(name: str, value: Any) -> tuple[tuple[str, int, int], ...]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping like {{'nofile': 64}}, not {value!r}")
+    found = []
+    for key, bounds in value.items():
+        if not isinstance(key, str) or not hasattr(resource, f"RLIMIT_{key.upper()}"):
+            known = sorted(n[7:].lower() for n in dir(resource) if n.startswith("RLIMIT_"))
+            raise ValueError(f"{name}: there is no limit {key!r}; there are {', '.join(known)}")
+        soft, hard = bounds if isinstance(bounds, (tuple, list)) and len(bounds) == 2 else (bounds, bounds)
+        pair = [_limit_value(f"{name}[{key!r}]", bound) for bound in (soft, hard)]
+        if pair[0] > pair[1]:
+            raise ValueError(f"{name}[{key!r}]: the soft limit {soft} is above the hard limit {hard}")
+        found.append((key.lower(), pair[0], pair[1]))
+    return tuple(sorted(found))
+
+
+def _limit_value(name: str, value: Any) -> int:
+    if value in ("unlimited", resource.RLIM_INFINITY):
+        return 2**64 - 1
+    return integer(0, 2**63 - 1)(name, value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
+
+
+_POLICIES = {"other": 0, "fifo": 1, "rr": 2, "batch": 3, "idle": 5}
+
+
+def scheduler(name: str, value: Any) -> tuple[int, int]:
+    policy, priority = (value, 0) if isinstance(value, str) else value if _is_pair(value) else (None, 0)
+    if not isinstance(policy, str) or policy not in _POLICIES:
+        raise ValueError(f"{name} must be one of {', '.join(_POLICIES)}, or a pair like ('fifo', 10), not {value!r}")
+    real_time = policy in ("fifo", "rr")
+    return _POLICIES[policy], integer(1 if real_time else 0, 99 if real_time else 0)(f"{name}: priority", priority)
+
+
+_IO_CLASSES = {"realtime": 1, "best-effort": 2, "idle": 3}
+
+
+def io_priority(name: str, value: Any) -> int:
+    kind, level = (value, 4) if isinstance(value, str) else value if _is_pair(value) else (None, 0)
+    if not isinstance(kind, str) or kind not in _IO_CLASSES:
+        raise ValueError(f"{name} must be 'idle' or a pair like ('best-effort', 4), not {value!r}")
+    return _IO_CLASSES[kind] << 13 | (0 if kind == "idle" else integer(0, 7)(f"{name}: level", level))
+
+
+def fd_map(name: str, value: Any) -> tuple[tuple[int, Any], ...]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must map the child's numbers to descriptors of ours, not {value!r}")
+    pairs = []
+    for target, source in value.items():
+        if isinstance(target, bool) or not isinstance(target, int) or not 3 <= target <= 2**20:
+            raise ValueError(f"{name}: {target!r} is no number from 3 up (0, 1 and 2 are stdin, stdout and stderr)")
+        pairs.append((target, descriptor(f"{name}[{target}]", source)))
+    return tuple(sorted(pairs, key=lambda pair: pair[0]))
+
+
+def _variable(name: str, key: Any) -> bytes:
+    plain = os.fsencode(text(f"{name}: a variable's name", key))
+    if not plain or b"=" in plain:
+        raise ValueError(f"{name}: a variable's name cannot be empty or have '=': {key!r}")
+    return plain
+
+
+def environment(name: str, value: Any) -> tuple[tuple[bytes, bytes], ...]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of strings, not {value!r}")
+    return tuple(
+        sorted((_variable(name, key), os.fsencode(text(f"{name}[{key!r}]", each))) for key, each in value.items())
+    )
+
+
+def variables(name: str, value: Any) -> tuple[bytes, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a collection of names, not the single {value!r}")
+    return tuple(sorted({_variable(name, key) for key in value}))
+
+
+def choice(*words: str) -> Callable[[str, Any], str | None]:
+    def parse(name: str, value: Any) -> str | None:
+        if value not in words:
+            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
+        return None if value == "auto" else str(value)
+
+    return parse
+
+
+def account(name: str, value: Any) -> str | int:
+    return value if isinstance(value, str) and value else integer(0, 2**32 - 2)(name, value)
+
+
+def accounts(name: str, value: Any) -> tuple[str | int, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a collection of groups, not {value!r}")
+    return tuple(account(name, each) for each in value)
+
+
+def death_signal(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        return int(_signal.SIGKILL) if value else 0
+    return signal_number(name, value)
+
+
+def program(name: str, value: Any) -> str | bytes:
+    program = text(name, value)
+    if not program:
+        raise ValueError(f"{name} is an empty string")
+    return program
+
+
+def directory(name: str, value: Any) -> str | bytes | int:
+    return int(descriptor(name, value)) if isinstance(value, int) else text(name, value)
+
+
+def per_stream(name: str, value: Any) -> tuple[int, int, int]:
+    size = integer(1, 2**31 - 1)
+    if not isinstance(value, Mapping):
+        return (size(name, value),) * 3
+    unknown = set(value) - {"stdin", "stdout", "stderr"}
+    if unknown:
+        raise ValueError(f"{name}: {sorted(unknown)} are no streams")
+    stdin, stdout, stderr = (
+        size(f"{name}[{stream!r}]", value[stream]) if stream in value else 0 for stream in ("stdin", "stdout", "stderr")
+    )
+    return stdin, stdout, stderr
+
+
+def word(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r}")
+    return value
+
+
+def encoding(name: str, value: Any) -> str:
+    try:
+        "".encode(word(name, value))
+    except LookupError:
+        raise ValueError(f"{name}: Python knows no encoding {value!r}") from None
+    return str(value)
+
+
+def error_handler(name: str, value: Any) -> str:
+    try:
+        codecs.lookup_error(word(name, value))
+    except LookupError:
+        raise ValueError(f"{name}: Python knows no error handler {value!r}") from None
+    return str(value)
+
+
+_int32 = integer(0, 2**31 - 1)
