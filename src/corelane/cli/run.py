@@ -1,0 +1,291 @@
+"""`corelane run`: a Command from options, its run, and what is said about it.
+
+Owns the file of --json-file. Stdin, stdout and stderr are the program's; what corelane says goes to stderr, one line
+per message, and never to stdout. The exit status is the program's, or one of timeout(1)'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from corelane.cli.main import OWN_FAILURE
+from corelane.cli.relay import supervise
+from corelane.errors import CorelaneError, SpawnFailed
+from corelane.process import STDOUT, Command, File, Result
+
+__all__ = ["run"]
+
+TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
+
+
+# ---- how values are written ------------------------------------------------------------------------------------------
+
+
+class _Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3, and no class to subscript before
+    """An option's value, by a function that raises ValueError with the reason."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _seconds(text: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    unit = next((unit for unit in units if text.endswith(unit)), "")
+    try:
+        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: seconds, or a number with one of {', '.join(units)}") from None
+
+
+def _timeout(text: str) -> float:
+    found = _seconds(text)
+    if found == 0:
+        raise ValueError("0 would end the program before it begins; leave the option out for no timeout")
+    return found
+
+
+def _pair(text: str) -> Any:
+    """WORD or WORD:NUMBER."""
+    word, colon, number = text.partition(":")
+    if not colon:
+        return word
+    if not number.isdecimal():
+        raise ValueError(f"{number!r} in {text!r} is no number")
+    return word, int(number)
+
+
+def _amount(text: str) -> int | str:
+    factors = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    digits = text[:-1] if text[-1:] in factors else text
+    if text == "unlimited":
+        return text
+    if not digits.isdecimal():
+        raise ValueError(f"{text!r} is neither a number (K, M, G and T may follow it) nor 'unlimited'")
+    return int(digits) * factors.get(text[-1], 1)
+
+
+def _limit(text: str) -> tuple[str, Any]:
+    name, _, bounds = text.partition("=")
+    soft, colon, hard = bounds.partition(":")
+    if not bounds:
+        raise ValueError(f"{text!r} is not NAME=SOFT or NAME=SOFT:HARD")
+    return name, (_amount(soft), _amount(hard if colon else soft))
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not NAME=VALUE (to remove a variable: --unset)")
+    return name, value
+
+
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise ValueError(f"{text!r} is no octal number like 022") from None
+
+
+def _account(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+_SECONDS, _TIMEOUT, _PAIR = _Type("TIME", _seconds), _Type("TIME", _timeout), _Type("WORD[:NUMBER]", _pair)
+_LIMIT, _VARIABLE = _Type("NAME=SOFT[:HARD]", _limit), _Type("NAME=VALUE", _variable)
+_UMASK, _ACCOUNT = _Type("OCTAL", _octal), _Type("NAME|ID", _account)
+_PATH = click.Path()
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+_settings = {"allow_interspersed_args": False, "max_content_width": 100}
+
+
+@click.command(context_settings=_settings, options_metavar="[OPTION]...")
+@click.option("--cpus", metavar="LIST", help="Run on these CPUs only: 2, or 0-3,8.")
+@click.option("--nice", type=int, metavar="N", help="Priority, from -20 (high) to 19.")
+@click.option("--sched", type=_PAIR, help="other, batch, idle, fifo:PRIORITY or rr:PRIORITY.")
+@click.option("--io-priority", type=_PAIR, help="idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
+@click.option("--oom-score-adj", type=int, metavar="N", help="-1000 (never killed for memory) to 1000.")
+@click.option("--limit", "rlimits", type=_LIMIT, multiple=True, help="A resource limit, like nofile=64 or as=2G.")
+@click.option("--timeout", type=_TIMEOUT, help="End it after so long: 10, 1.5, 300ms, 2m, 1h.")
+@click.option("--grace", type=_SECONDS, default="0", help="With --timeout: SIGTERM first, SIGKILL so much later.")
+@click.option("--contain", type=click.Choice(["auto", "group", "cgroup", "none"]), help="What ends with the program.")
+@click.option("--cgroup", type=_PATH, help="Start in this cgroup; with --contain cgroup, in a new one below it.")
+@click.option("--die-with-parent/--no-die-with-parent", default=None, help="SIGKILL it if corelane dies (default).")
+@click.option("--foreground", is_flag=True, help="A process group of its own that is lent the terminal.")
+@click.option("--new-session", is_flag=True, help="A session of its own, without a terminal.")
+@click.option("--cwd", type=_PATH, help="Working directory; a program like ./x is looked up there.")
+@click.option("--env", "env_add", type=_VARIABLE, multiple=True, help="Set a variable.")
+@click.option("--unset", "env_remove", metavar="NAME", multiple=True, help="Remove a variable.")
+@click.option("--clear-env", is_flag=True, help="Begin with an empty environment.")
+@click.option("--umask", type=_UMASK, help="File mode creation mask.")
+@click.option("--user", type=_ACCOUNT, help="Run as this user, with that user's groups.")
+@click.option("--group", type=_ACCOUNT, help="Run as this group.")
+@click.option("--extra-group", "extra_groups", type=_ACCOUNT, multiple=True, help="A supplementary group.")
+@click.option("--no-new-privs", is_flag=True, help="Set-user-id bits and file capabilities have no effect.")
+@click.option("--stdin", type=_PATH, help="Read stdin from a file.")
+@click.option("--stdout", type=_PATH, help="Write stdout to a file.")
+@click.option("--stderr", type=_PATH, help="Write stderr to a file; it may be that of --stdout.")
+@click.option("--append", is_flag=True, help="Add to those files instead of replacing them.")
+@click.option("--close-fds", is_flag=True, help="Keep descriptors from 3 on, which we were given, to ourselves.")
+@click.option("--ignore-signal", "signal_ignores", metavar="NAME", multiple=True, help="Start it ignoring a signal.")
+@click.option("--default-signal", "signal_defaults", metavar="NAME", multiple=True, help="Start it not ignoring one.")
+@click.option("--block-signal", "signal_mask", metavar="NAME", multiple=True, help="Start it with a signal blocked.")
+@click.option("--strategy", type=click.Choice(["auto", "clone3", "vfork", "posix_spawn", "fork"]), help="How to spawn.")
+@click.option("--json", "json_on_stderr", is_flag=True, help="Report as one line of JSON on stderr.")
+@click.option("--json-file", type=_PATH, help="Report as one line of JSON in a file.")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] PROGRAM [ARGUMENT]...")
+def run(program: tuple[str, ...], json_on_stderr: bool, json_file: str | None, **given: Any) -> int:
+    """Run a program with limits, priorities and a deadline, as if it had been started directly.
+
+    Signals that come to corelane go to the program and what it started (TERM, HUP, INT, QUIT, USR1, USR2, WINCH, TSTP
+    and CONT).
+
+    The exit status is the program's; 128+N if signal N ended it; 124 if its time ran out; 127 if it was not found; 126
+    if it could not be executed; 125 if corelane itself failed.
+    """
+    try:
+        command = Command(*program, **_options(**given))
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    # Opened before the program starts: a report that cannot be written should not cost a run.
+    report = _open_report(json_on_stderr, json_file)
+    status, facts = _supervised(command)
+    if report is None:
+        return status
+    import json
+
+    try:
+        _write(report, json.dumps({**facts, "status": status}))
+    except OSError as error:
+        _say(f"the report could not be written: {error.strerror}; the program's status was {status}")
+        return OWN_FAILURE
+    return status
+
+
+def _options(
+    *,
+    env_add: tuple[tuple[str, str], ...],
+    env_remove: tuple[str, ...],
+    clear_env: bool,
+    rlimits: tuple[tuple[str, Any], ...],
+    stdin: str | None,
+    stdout: str | None,
+    stderr: str | None,
+    append: bool,
+    close_fds: bool,
+    die_with_parent: bool | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The command line as options of a Command."""
+    # An option that was not given is None, a flag False, a list empty; 0 is a value like any other.
+    options = {name: value for name, value in others.items() if value is not False and value != ()}
+    options["die_with_parent"] = die_with_parent
+    options["rlimits"] = dict(rlimits) or None
+    # Whoever started us chose what we inherit (a shell's 3>file, make's job server); all that is ours is CLOEXEC.
+    options["close_others"] = close_fds
+    if clear_env:
+        options["env"] = {name: value for name, value in env_add if name not in env_remove}
+    else:
+        options["env_add"] = dict(env_add) or None
+        options["env_remove"] = env_remove or None
+    options["stdin"] = None if stdin is None else File(stdin)
+    options["stdout"] = None if stdout is None else File(stdout, append=append)
+    options["stderr"] = None if stderr is None else File(stderr, append=append)
+    if stdout is not None and stderr is not None and os.path.realpath(stdout) == os.path.realpath(stderr):
+        options["stderr"] = STDOUT  # opened twice, each would overwrite the other
+    return options
+
+
+# ---- its run and what is said ----------------------------------------------------------------------------------------
+
+
+def _supervised(command: Command) -> tuple[int, dict[str, Any]]:
+    """Run it; the exit status, and what the report says."""
+    try:
+        result, timed_out = supervise(command)
+    except (CorelaneError, OSError, ValueError) as error:
+        _say(str(error))
+        facts: dict[str, Any] = {"args": command.args, "error": str(error)}
+        if isinstance(error, SpawnFailed):
+            facts |= {"stage": error.stage, "errno": error.errno}
+        return _status_of_error(error), facts
+    return _status(result, timed_out), _facts(result, timed_out)
+
+
+def _status(result: Result, timed_out: bool) -> int:
+    code = result.returncode
+    if timed_out:
+        return TIMED_OUT
+    if code is None:
+        _say("somebody else took the program's status")
+        return OWN_FAILURE
+    return code if code >= 0 else 128 - code
+
+
+def _status_of_error(error: Exception) -> int:
+    if isinstance(error, SpawnFailed) and error.stage == "exec":
+        return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+    return OWN_FAILURE
+
+
+def _facts(result: Result, timed_out: bool) -> dict[str, Any]:
+    number = result.signal
+    return {
+        "args": result.args,
+        "pid": result.pid,
+        "returncode": result.returncode,
+        "signal": getattr(number, "name", number),
+        "core_dumped": result.core_dumped,
+        "timed_out": timed_out,
+        "elapsed": result.elapsed,
+        "usage": result.usage._asdict(),
+        "contained": result.contained,
+        "strategy": result.strategy,
+    }
+
+
+def _open_report(on_stderr: bool, path: str | None) -> int | None:
+    if path is None:
+        return 2 if on_stderr else None
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise click.FileError(path, error.strerror) from None
+    if fd > 2:
+        return fd
+    # We were started with stderr closed: what is said there is not for the report.
+    lifted = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return lifted
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # there is no other place to complain at
+        _write(2, f"corelane: {message}")
+
+
+def _write(fd: int, line: str) -> None:
+    """One line, whole; sys.stderr may be missing, and would keep what it could not write until the end."""
+    left = line.encode("utf-8", "surrogateescape") + b"\n"
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:  # somebody made it non-blocking, for all who share it
+            select.select([], [fd], [])
