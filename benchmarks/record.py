@@ -1,0 +1,151 @@
+"""Writes a report of `corelane bench --json` into README.md as Markdown tables.
+
+    python benchmarks/record.py report.json
+
+Everything between the two `recorded` comments of README.md is replaced; what surrounds them is written by hand.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
+
+Row = list[str]
+
+
+def number(value: float | None, digits: int = 1, unit: str = "") -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def table(head: Row, rows: list[Row]) -> Iterator[str]:
+    """The lines of a Markdown table whose first column is text."""
+    yield "| " + " | ".join(head) + " |"
+    yield "| --- |" + " ---: |" * (len(head) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def spawn_tables(sections: dict[str, Any]) -> Iterator[str]:
+    """Wait and capture: tiny, with /bin/true in the last columns."""
+    for kind in ("wait", "capture"):
+        tiny, real = sections.get(f"{kind}_tiny"), sections.get(f"{kind}_true")
+        if not tiny or not real:
+            continue
+        yield f"**{tiny['title']}** ({next(iter(tiny['contenders'].values()))['samples']:,} samples each)\n"
+        rows = []
+        for key, one in tiny["contenders"].items():
+            also = real["contenders"].get(key, {})
+            row = [one["label"], number(one["p50_us"]), number(one["p99_us"], 0)]
+            row += [number(one["ratio_to_floor"], 2, "x"), number(also.get("p50_us"))]
+            rows.append([*row, number(also.get("ratio_to_floor"), 2, "x")])
+        yield from table(["", "p50 us", "p99 us", "vs raw C", "/bin/true p50 us", "vs raw C"], rows)
+
+
+def sequential_table(sections: dict[str, Any], published: Any) -> Iterator[str]:
+    """Sequential spawns of /bin/true, and the published rows."""
+    if "capture_true" not in sections:
+        return
+    contenders = sections["capture_true"]["contenders"]
+    spawns = next(iter(contenders.values()))["samples"]
+    yield f"**{spawns:,} sequential spawns of /bin/true, captured, beside the published 1,000**\n"
+    rows = [
+        [
+            one["label"],
+            number(one["mean_us"] / 1e3, 2),
+            number(one["per_second"], 0),
+            number(one["cpu_percent"], 0),
+            number(one["peak_mib"], 1),
+        ]
+        for one in contenders.values()
+    ]
+    for row in published.SEQUENTIAL:
+        label = f"*{row.label} (published, other machine)*"
+        rows.append([label, number(row.mean_ms, 2), number(row.per_second, 0), "-", f"{row.memory_mb} MB"])
+    yield from table(["", "ms each", "per second", "CPU %", "peak MiB"], rows)
+    start_up = ", ".join(f"{name} {value:.0f}" for name, value in published.START_UP_US.items())
+    yield f"Published start-up of one process, other machine: {start_up} us. Ours is the first table.\n"
+
+
+def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
+    """Options and strategies."""
+    for one in comparisons.values():
+        yield f"**{one['title']}** (p50 us)\n"
+        rows = []
+        for pair in [*([one["plain"]] if one["plain"] else []), *one["pairs"]]:
+            raw = pair["raw_c"]["p50_us"] if pair["raw_c"] else None
+            added = pair.get("added_us") or (None, None)
+            row = [pair["label"], number(raw), number(pair["corelane"]["p50_us"]), number(pair["over_raw_c_us"])]
+            rows.append(row + ([number(value) for value in added] if one["plain"] else []))
+        more = ["it adds in raw C", "it adds in corelane"] if one["plain"] else []
+        yield from table(["", "raw C", "corelane", "difference", *more], rows)
+
+
+def curve_tables(curves: dict[str, Any]) -> Iterator[str]:
+    """Latency against the parent's size."""
+    for one in curves.values():
+        yield f"**{one['title']}** (p50 us at {one['unit']})\n"
+        rows = [
+            [
+                line["points"][0]["label"],
+                *(number(point["p50_us"]) for point in line["points"]),
+                number(line["growth"], 2, "x"),
+            ]
+            for line in one["contenders"].values()
+        ]
+        yield from table(["", *(f"{value:,}" for value in one["values"]), "growth"], rows)
+
+
+def import_table(sections: dict[str, Any]) -> Iterator[str]:
+    """What importing costs."""
+    if "import" not in sections:
+        return
+    yield "**import in a fresh interpreter**\n"
+    rows = [
+        [f"`{one['label']}`", number(one["p50_us"] / 1e3), number(one["ratio_to_floor"], 2, "x")]
+        for one in sections["import"]["contenders"].values()
+    ]
+    yield from table(["", "p50 ms", "vs asyncio"], rows)
+
+
+def target_table(targets: list[dict[str, Any]]) -> Iterator[str]:
+    """What was promised and what was measured."""
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    rows = []
+    for one in targets:
+        bound = f"{'<=' if one['at_most'] else '>='} {one['bound']:g}{one['unit']}"
+        measured, floor = (number(one[key], 2, one["unit"]) for key in ("measured", "raw_c_itself"))
+        rows.append([one["label"], bound, measured, floor, words[one["met"]]])
+    yield from table(["target", "promised", "measured", "raw C itself", "kept"], rows)
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """The whole recorded part, without its two comments."""
+    from corelane.cli.bench import published
+
+    yield "\n".join(f"- {name}: {value}" for name, value in report["machine"].items()) + "\n"
+    yield from target_table(report["targets"])
+    yield from spawn_tables(report["sections"])
+    yield from sequential_table(report["sections"], published)
+    yield from comparison_tables(report["comparisons"])
+    yield from curve_tables(report["curves"])
+    yield from import_table(report["sections"])
+    yield from (f"- {notice}" for notice in report["notices"])
+
+
+def main() -> None:
+    """Replaces the recorded part of README.md by the report named on the command line."""
+    report = json.loads(Path(sys.argv[1]).read_text())
+    before, _, rest = README.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    recorded = "\n".join(lines(report)).strip()
+    README.write_text(f"{before}{BEGIN}\n\n{recorded}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What a benchmark found, as data: sections, pairs and curves, and the targets they are held to.
+
+Owns no resource. Everything here can be written as JSON and read by table.py and pictures.py; nothing here
+measures or prints.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from corelane.cli.bench.protocol import Series
+
+
+@dataclass
+class Section:
+    """One table: contenders that spawned the same child in the same rounds."""
+
+    key: str
+    title: str
+    floor: str
+    """Key of the series the others are divided by; it may be missing where it could not be built."""
+    ours: str
+    """Key of the series of corelane that the last column compares with."""
+    series: dict[str, Series]
+
+    def ratio(self, key: str, to: str) -> float | None:
+        """Median of the per-round ratios of two contenders; None where one of them is missing."""
+        if key not in self.series or to not in self.series:
+            return None
+        return self.series[key].ratio_to(self.series[to])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report; ratios are to the floor."""
+        rows = {
+            key: one.as_dict() | {"ratio_to_floor": self.ratio(key, self.floor)} for key, one in self.series.items()
+        }
+        return {"title": self.title, "floor": self.floor, "contenders": rows}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same thing asked of raw C and of corelane: an option, or a strategy. `floor` is None where C was
+    not built.
+    """
+
+    label: str
+    floor: Series | None
+    ours: Series
+
+    @property
+    def over_us(self) -> float | None:
+        """What corelane takes more than raw C, in microseconds: the median of the per-round differences."""
+        return None if self.floor is None else self.ours.difference_to(self.floor) / 1e3
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        floor = None if self.floor is None else self.floor.as_dict()
+        return {
+            "label": self.label,
+            "raw_c": floor,
+            "corelane": self.ours.as_dict(),
+            "over_raw_c_us": self.over_us,
+        }
+
+
+@dataclass
+class Comparison:
+    """Pairs measured together. Where `plain` is given it is the pair without any option, for what an option
+    adds.
+    """
+
+    key: str
+    title: str
+    pairs: list[Pair]
+    plain: Pair | None = None
+
+    def added_us(self, pair: Pair) -> tuple[float | None, float] | None:
+        """What the option itself costs (raw C, corelane) in microseconds; None without a plain pair."""
+        if self.plain is None:
+            return None
+        floor = None
+        if pair.floor is not None and self.plain.floor is not None:
+            floor = pair.floor.difference_to(self.plain.floor) / 1e3
+        return floor, pair.ours.difference_to(self.plain.ours) / 1e3
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        rows = [pair.as_dict() | {"added_us": self.added_us(pair)} for pair in self.pairs]
+        return {"title": self.title, "plain": self.plain.as_dict() if self.plain else None, "pairs": rows}
+
+
+@dataclass
+class Curve:
+    """Latency against a state of the parent: a Series per contender and per value of x."""
+
+    key: str
+    title: str
+    unit: str
+    floor: str
+    ours: str
+    values: list[int]
+    series: dict[str, list[Series]]
+
+    def growth(self, key: str) -> float:
+        """The last value's latency over the first one's: the median of the per-round ratios."""
+        return self.series[key][-1].ratio_to(self.series[key][0])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        rows = {
+            key: {"growth": self.growth(key), "points": [one.as_dict() for one in line]}
+            for key, line in self.series.items()
+        }
+        return {"title": self.title, "unit": self.unit, "values": self.values, "contenders": rows}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise and what came of it. `at_most` says in which direction `bound` holds; `measured` None: not
+    measured.
+
+    `floor` is what raw C itself reaches in the same rounds, where the promise is about somebody else: what is
+    out of C's reach on this machine is out of ours.
+    """
+
+    label: str
+    bound: float
+    measured: float | None
+    at_most: bool = True
+    unit: str = "x"
+    floor: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it was kept; None where it was not measured."""
+        if self.measured is None:
+            return None
+        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        return {
+            "label": self.label,
+            "bound": self.bound,
+            "at_most": self.at_most,
+            "unit": self.unit,
+            "measured": self.measured,
+            "raw_c_itself": self.floor,
+            "met": self.met,
+        }
+
+
+@dataclass
+class Report:
+    """Everything one run found."""
+
+    machine: dict[str, str]
+    quick: bool
+    sections: list[Section] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def section(self, key: str) -> Section | None:
+        """The section of that key, where it was measured."""
+        return next((section for section in self.sections if section.key == key), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON report."""
+        return {
+            "machine": self.machine,
+            "quick": self.quick,
+            "sections": {section.key: section.as_dict() for section in self.sections},
+            "comparisons": {comparison.key: comparison.as_dict() for comparison in self.comparisons},
+            "curves": {curve.key: curve.as_dict() for curve in self.curves},
+            "targets": [target.as_dict() for target in self.targets],
+            "notices": self.notices,
+        }

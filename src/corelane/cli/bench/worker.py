@@ -1,0 +1,237 @@
+"""One Python contender in a process of its own, speaking the protocol of the raw C baseline on stdin and
+stdout.
+
+It is started as a file (`python -P worker.py`), not as a module of the package, and imports a contender where
+it is first used: its memory is the contender's and not that of all of them.
+
+Owns: the contender's event loop, the memory and the descriptors that `rss` and `fds` ask it to hold. One
+thread, no fork. It deliberately does not judge: a failed spawn becomes an `error` line and the harness
+decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import mmap
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+
+Spawn = Callable[[], object]
+"""Spawns once and waits; raises where the child did not end well."""
+
+MADV_POPULATE_WRITE = 23
+"""Linux: fault in a whole range at once, much faster than touching page by page."""
+
+CORELANE_BASES = ("corelane", "corelane_cold", "corelane_capture")
+
+
+@functools.cache
+def _spare_descriptor() -> int:
+    """What the option `fds` hands to the child as number 3."""
+    return os.open("/dev/null", os.O_RDONLY)
+
+
+def _corelane_options(words: list[str]) -> dict[str, Any]:
+    """The keyword arguments that the +words of a mode mean; the same words as the raw C baseline's."""
+    known: dict[str, Callable[[], dict[str, Any]]] = {
+        "bare": lambda: {"contain": "none", "die_with_parent": False},
+        "nice": lambda: {"nice": 1},
+        "umask": lambda: {"umask": 0o22},
+        "cwd": lambda: {"cwd": "/"},
+        "rlimit": lambda: {"rlimits": {"nofile": 64}},
+        "session": lambda: {"new_session": True},
+        "group": lambda: {"process_group": 0},
+        "fds": lambda: {"fds": {3: _spare_descriptor()}},
+        "cpus": lambda: {"cpus": {min(os.sched_getaffinity(0))}},
+        "no_new_privs": lambda: {"no_new_privs": True},
+        "death_signal": lambda: {"die_with_parent": True},
+    }
+    options: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        options.update({name: value} if value else known[name]())
+    return options
+
+
+def _corelane(base: str, words: list[str], program: str) -> Spawn:
+    import corelane as cl
+
+    options = _corelane_options(words)
+    if base == "corelane_cold":
+        return lambda: cl.run([program], **options)
+    command = cl.Command(program, **options)
+    if base == "corelane_capture":
+        captured = command.with_options(capture=True)
+        return lambda: captured.run().stdout
+    return command.run
+
+
+def _posix_spawn(program: str) -> Spawn:
+    def spawn() -> None:
+        pid = os.posix_spawn(program, [program], os.environ)
+        status = os.waitpid(pid, 0)[1]
+        if status:
+            raise RuntimeError(f"wait status {status}")
+
+    return spawn
+
+
+def _subprocess(capture: bool, program: str) -> Spawn:
+    import subprocess
+
+    argv = [program]
+    return lambda: subprocess.run(argv, check=True, capture_output=capture)
+
+
+def sync_contender(mode: str, program: str) -> Spawn | None:
+    """The callable that spawns once for a contender without an event loop; None where the mode is no such
+    one.
+
+    Everything that may be prepared is prepared here, outside the time that is measured.
+    """
+    base, *words = mode.split("+")
+    if base in CORELANE_BASES:
+        return _corelane(base, words, program)
+    makers: dict[str, Callable[[str], Spawn]] = {
+        "os.posix_spawn": _posix_spawn,
+        "subprocess": functools.partial(_subprocess, False),
+        "subprocess_capture": functools.partial(_subprocess, True),
+    }
+    return makers[base](program) if base in makers else None
+
+
+async def _async_round(capture: bool, count: int, program: str) -> list[int]:
+    import asyncio
+
+    stream = asyncio.subprocess.PIPE if capture else None
+    samples = [0] * count
+    for index in range(count):
+        start = time.perf_counter_ns()
+        process = await asyncio.create_subprocess_exec(program, stdout=stream, stderr=stream)
+        if capture:
+            await process.communicate()
+        else:
+            await process.wait()
+        samples[index] = time.perf_counter_ns() - start
+        if process.returncode:
+            raise RuntimeError(f"return code {process.returncode}")
+    return samples
+
+
+@functools.cache
+def _runner(library: str) -> asyncio.Runner:
+    """The event loop of `asyncio` or `uvloop`, made once and kept for every round."""
+    import asyncio
+
+    if library == "asyncio":
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=importlib.import_module(library).new_event_loop)
+
+
+def measure(mode: str, count: int, program: str) -> list[int]:
+    """Spawns `program` `count` times, one at a time; returns a sample in nanoseconds for each.
+
+    Raises whatever the contender raises, and KeyError or ValueError for a mode that does not exist.
+    """
+    library, _, suffix = mode.partition("_")
+    if library in ("asyncio", "uvloop"):
+        return _runner(library).run(_async_round(suffix == "capture", count, program))
+    spawn = sync_contender(mode, program)
+    if spawn is None:
+        raise ValueError(f"no contender is called {mode!r}")
+    samples = [0] * count
+    clock = time.perf_counter_ns
+    for index in range(count):
+        start = clock()
+        spawn()
+        samples[index] = clock() - start
+    return samples
+
+
+def cpu_time_ns() -> int:
+    """User and system time of this process and of the children it reaped, in nanoseconds."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(sum(usage.ru_utime + usage.ru_stime for usage in both) * 1e9)
+
+
+class Held:
+    """What the parent holds while it spawns: touched private memory and open descriptors."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+        self._descriptors: list[int] = []
+
+    def hold_memory(self, mib: int) -> None:
+        """Touches `mib` mebibytes of private memory in small pages and keeps them; gives back what was held
+        before.
+        """
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if mib:
+            self._memory = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+            with contextlib.suppress(OSError):  # before Linux 5.14, and elsewhere
+                self._memory.madvise(MADV_POPULATE_WRITE)
+                return
+            step = 256 << 20
+            for start in range(0, mib << 20, step):
+                length = min(step, (mib << 20) - start) // mmap.PAGESIZE
+                self._memory[start : start + length * mmap.PAGESIZE : mmap.PAGESIZE] = b"\1" * length
+
+    def hold_descriptors(self, count: int) -> None:
+        """Opens `count` close-on-exec descriptors after closing those held before; raises OSError at the
+        limit.
+        """
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if count:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(count + 64, 1024) if hard < 0 else hard, hard))
+        for _ in range(count):
+            self._descriptors.append(os.open("/dev/null", os.O_RDONLY))
+
+
+def answer(line: str, held: Held) -> dict[str, Any]:
+    """Obeys one command line; returns the reply as it goes out. Raises ValueError for no command at all."""
+    command, *words = line.split(" ", 3)
+    if command == "run" and len(words) == 3:
+        mode, count, program = words[0], int(words[1]), words[2]
+        cpu, start = cpu_time_ns(), time.perf_counter_ns()
+        samples = measure(mode, count, program)
+        wall = time.perf_counter_ns() - start
+        return {"ns": samples, "wall_ns": wall, "cpu_ns": cpu_time_ns() - cpu}
+    if command == "rss" and len(words) == 1:
+        held.hold_memory(int(words[0]))
+    elif command == "fds" and len(words) == 1:
+        held.hold_descriptors(int(words[0]))
+    else:
+        raise ValueError("commands: run MODE COUNT PROGRAM, rss MIB, fds COUNT")
+    return {"ok": 1}
+
+
+def main() -> None:
+    """Serves commands until stdin ends."""
+    held = Held()
+    for line in sys.stdin:
+        try:
+            reply = answer(line.rstrip("\n"), held)
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
