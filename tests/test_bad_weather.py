@@ -386,7 +386,7 @@ def test_a_daemon_that_keeps_the_pipe(strategy):
     """It has left the group, so nothing of ours may hit it; and nothing of ours may wait for it."""
     leash, ours = os.pipe()
     try:
-        command = cl.Command(sys.executable, "-Sc", DAEMON, fds={3: leash}, drain=0.05, strategy=strategy)
+        command = cl.Command(sys.executable, "-Sc", DAEMON, fds={3: leash}, drain=0.5, strategy=strategy)
         done = command.with_options(capture=True).run()
         assert (done.stdout, done.pipes_left_open, done.returncode) == (b"daemon\n", True, 0)
         began = time.monotonic()
