@@ -348,7 +348,12 @@ def test_abort_gives_up_on_an_unkillable_child(freezer):
 @pytest.mark.slow
 def test_a_run_gives_up_on_an_unkillable_child(freezer):
     def freeze_it():
-        wait_until(lambda: (freezer / "cgroup.procs").read_text() != "", "the child")
+        # Frozen before its exec, it would hold its spawner, which waits for the answer: so not before.
+        def has_become_sleep():
+            pids = (freezer / "cgroup.procs").read_text().split()
+            return bool(pids) and Path(f"/proc/{pids[0]}/comm").read_text() == "sleep\n"
+
+        wait_until(has_become_sleep, "the child's exec")
         freeze(freezer)
 
     frost = threading.Thread(target=freeze_it)
