@@ -184,7 +184,7 @@ static int shares_memory(void *stack)
     const char *paths[] = {NULL};
     const cl_command nothing = {.argv = paths, .options = CL_OPT_KEEP_OTHERS,
                                 .signal_mask = UINT64_MAX}; /* a signal to our group may not look like an answer */
-    cl__job probe = {.command = &nothing, .env = paths, .paths = paths, .floor = 3, .cgroup_fd = -1, .report_fd = -1};
+    cl__job probe = {.command = &nothing, .env = paths, .paths = paths, .cgroup_fd = -1, .report_fd = -1};
     int pidfd = -1;
     int64_t pid = by_vfork(&probe, stack, -1, &pidfd);
     if (pid < 0)

@@ -92,7 +92,6 @@ typedef struct cl__job {
     const char **paths;       /* what to exec, in order */
     cl__move *moves;          /* sorted by target; the child rewrites the sources that it has to lift */
     size_t move_count;
-    int floor;                /* above every target */
     int64_t contained;        /* CL_CONTAIN_*, decided */
     int own_group;            /* setpgid(0, process_group) */
     int process_group;
@@ -113,6 +112,8 @@ void cl__paths_build(const char *program, const char *const *env, void *memory, 
 /* spawn_child.c: the child's side; ends in exec or exit. */
 void cl__child_main(cl__job *job) __attribute__((noreturn));
 int cl__nothing_there(int64_t rc); /* an exec's answer that lets a search go on */
+int cl__is_target(const cl__job *job, int64_t fd);
+int64_t cl__dup_clear(const cl__job *job, int fd); /* a CLOEXEC copy under a number >= 3 that is no target */
 enum { CL__BUSY_TRIES = 50, CL__BUSY_NAP_NS = 2000000 }; /* exec of a program that somebody has open for writing */
 
 /* clone_*.c: start a child that runs cl__child_main, by the strategy named (and then the one that was used). Returns
@@ -150,8 +151,13 @@ int64_t cl__lift(int *fd); /* move a descriptor numbered 0, 1 or 2 out of the wa
 const char *const *cl__environ_strings(const cl_environ *snapshot);
 int64_t cl__environ_change(const char *const *base, const char *const *changes, const char ***out);
 
-/* spawn.c */
+/* report.c */
 void cl__report_listen(int fd, cl__job *job); /* until end of file: then the child has exec'd, or said what failed */
+void cl__report_open(int socket, cl__job *job);              /* the trampoline's side */
+void cl__report_await(int socket, int pid, cl__job *job);    /* the parent's */
+int64_t cl__report_socket(int ends[2]);
+
+/* spawn.c */
 typedef struct cl__spawned {
     int pid, parent, pidfd, strategy, stage, error;
     int64_t contained;
@@ -170,7 +176,8 @@ typedef struct cl__exit {
 
 /* A descriptor that becomes readable when the child ends, or -1 where the platform has none. */
 int cl__watch_open(int pid, int pidfd);
-int cl__watch_pidfd(int pid);                          /* a pidfd for a child that we have not reaped, or -1 */
+int cl__watch_pidfd(int pid);                          /* a pidfd of whoever has that number now, or -1 */
+int cl__watch_child(int pid);                          /* the same, and it is surely our child's */
 /* 1: ended (reaped, and *out filled, if `reap`); 0: not yet; -errno. */
 int64_t cl__watch_look(int pid, int pidfd, int reap, cl__exit *out);
 int64_t cl__watch_stopped(int pid, int pidfd);         /* 1: stopped by a signal */

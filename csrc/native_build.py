@@ -31,6 +31,7 @@ COMMON = [
     "csrc/spawn_posix.c",
     "csrc/spawn_wire.c",
     "csrc/spawn_paths.c",
+    "csrc/report.c",
     "csrc/spawner.c",
     "csrc/stdio.c",
     "csrc/environ.c",
@@ -81,7 +82,7 @@ def sources(portable: bool = PORTABLE) -> list[str]:
 
 def trampoline() -> list[str]:
     """The C files of the small program that does what posix_spawn has no attribute for, then execs."""
-    return ["csrc/trampoline.c", "csrc/spawn_child.c", "csrc/spawn_wire.c", SYSTEM[system()]]
+    return ["csrc/trampoline.c", "csrc/spawn_child.c", "csrc/spawn_wire.c", "csrc/report.c", SYSTEM[system()]]
 
 
 def headers() -> list[str]:

@@ -40,19 +40,6 @@ static void decide_groups(cl__job *job, const cl_launch *launch)
         job->contained = leads && command->contain != CL_CONTAIN_NONE ? CL_CONTAIN_GROUP : CL_CONTAIN_NONE;
 }
 
-void cl__report_listen(int fd, cl__job *job)
-{
-    int32_t words[2];
-    int64_t rc;
-    do
-        rc = cl__sys_read(fd, words, sizeof words);
-    while (rc == -EINTR);
-    if (rc == (int64_t)sizeof words) {
-        job->stage = words[0];
-        job->error = words[1];
-    }
-}
-
 static int by_target(const void *a, const void *b)
 {
     const cl__move *left = a, *right = b;
@@ -71,9 +58,6 @@ static void fill_moves(cl__job *job, const cl__stdio *io)
     job->move_count = (size_t)(move - job->moves);
     if (command->move_count > 1)
         qsort(job->moves, job->move_count, sizeof *move, by_target);
-    job->floor = 3;
-    if (job->move_count && move[-1].target >= job->floor)
-        job->floor = move[-1].target + 1;
 }
 
 static int64_t prepare(attempt *try, const cl_launch *launch, const cl__stdio *io, const cl_environ *snapshot)
@@ -172,7 +156,7 @@ static int64_t spawn_prepared(attempt *try, cl__spawned *out)
         return -try->job.error;
     }
     if (try->pidfd < 0)
-        try->pidfd = cl__watch_pidfd((int)pid);
+        try->pidfd = cl__watch_child((int)pid);
     if (cl__lift(&try->pidfd) < 0)
         try->pidfd = -1; /* without it we are slower, not wrong */
     out->pid = (int)pid;

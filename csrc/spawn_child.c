@@ -113,12 +113,32 @@ CL__CHILD static void set_scheduling(cl__job *job)
         set_oom_score(job);
 }
 
-/* The descriptor map. A source below the floor may be some other entry's target (1->2 with 2->1), so every one of
- * those is first copied above all targets; after that the order does not matter. */
+CL__CHILD int cl__is_target(const cl__job *job, int64_t fd)
+{
+    for (size_t i = 0; i < job->move_count; i++)
+        if (job->moves[i].target == fd)
+            return 1;
+    return 0;
+}
+
+CL__CHILD int64_t cl__dup_clear(const cl__job *job, int fd)
+{
+    /* Not simply above the highest target: that one may be the last number that the limit allows. */
+    int64_t copy = cl__sys_dup_above(fd, 3);
+    while (copy >= 0 && cl__is_target(job, copy)) {
+        int64_t higher = cl__sys_dup_above(fd, (int)copy + 1);
+        cl__sys_close((int)copy);
+        copy = higher;
+    }
+    return copy;
+}
+
+/* The descriptor map. A source that is some other entry's target (1->2 with 2->1) is first copied to a number that is
+ * nobody's; after that the order does not matter. */
 CL__CHILD static void place_descriptors(cl__job *job)
 {
-    if (job->report_fd >= 0 && job->report_fd < job->floor) {
-        int64_t lifted = cl__sys_dup_above(job->report_fd, job->floor);
+    if (job->report_fd >= 0 && cl__is_target(job, job->report_fd)) {
+        int64_t lifted = cl__dup_clear(job, job->report_fd);
         TRY(CL_STAGE_DESCRIPTORS, lifted);
         job->report_fd = (int)lifted;
     }
@@ -128,8 +148,8 @@ CL__CHILD static void place_descriptors(cl__job *job)
         if (source == CL__SOURCE_NULL)
             source = cl__sys_open("/dev/null", O_RDWR);
         TRY(CL_STAGE_DESCRIPTORS, source == CL__SOURCE_STDOUT ? 0 : source);
-        if (source >= 0 && source < job->floor && source != move->target) {
-            source = cl__sys_dup_above((int)source, job->floor);
+        if (source >= 0 && source != move->target && cl__is_target(job, source)) {
+            source = cl__dup_clear(job, (int)source);
             TRY(CL_STAGE_DESCRIPTORS, source);
         }
         move->source = (int)source;

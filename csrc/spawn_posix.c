@@ -41,10 +41,10 @@ static int needs_trampoline(const cl__job *job)
            command->signal_ignores || job->cgroup_fd >= 0;
 }
 
-/* A copy of `fd` above every target, so that no dup2 of the map can hit a source of another entry. */
-static int64_t lift_above(posix_request *request, int fd, int floor)
+/* A copy of `fd` that no dup2 of the map can hit. */
+static int64_t lift(posix_request *request, const cl__job *job, int fd)
 {
-    int64_t copy = cl__sys_dup_above(fd, floor);
+    int64_t copy = cl__dup_clear(job, fd);
     if (copy >= 0)
         request->lifted[request->lifted_count++] = (int)copy;
     return copy;
@@ -52,12 +52,12 @@ static int64_t lift_above(posix_request *request, int fd, int floor)
 
 /* Let the trampoline have a descriptor of ours under a number that is free in both processes: we hold the number
  * with a CLOEXEC copy, and the child's dup2 onto it makes an inheritable one. */
-static int64_t carry(posix_request *request, int *fd, int floor)
+static int64_t carry(posix_request *request, const cl__job *job, int *fd)
 {
     if (*fd < 0)
         return 0;
-    int64_t source = lift_above(request, *fd, floor);
-    int64_t target = source < 0 ? source : lift_above(request, *fd, floor);
+    int64_t source = lift(request, job, *fd);
+    int64_t target = source < 0 ? source : lift(request, job, *fd);
     if (target < 0)
         return target;
     *fd = (int)target;
@@ -73,7 +73,7 @@ static int64_t add_moves(posix_request *request, const cl__job *job)
         if (source == CL__SOURCE_NULL) {
             rc = posix_spawn_file_actions_addopen(&request->actions, target, "/dev/null", O_RDWR, 0);
         } else {
-            source = source == CL__SOURCE_STDOUT ? 1 : lift_above(request, (int)source, job->floor);
+            source = source == CL__SOURCE_STDOUT ? 1 : lift(request, job, (int)source);
             if (source < 0)
                 return source;
             rc = posix_spawn_file_actions_adddup2(&request->actions, (int)source, target);
@@ -118,7 +118,7 @@ static int64_t build(posix_request *request, const cl__job *job, int tramp, int 
         carried->cgroup_fd = job->cgroup_fd;
         int *each[] = {&carried->cwd_fd, &carried->terminal_fd, &carried->cgroup_fd, &carried->report_fd};
         for (size_t i = 0; i < CARRIED_MOST && rc >= 0; i++)
-            rc = carry(request, each[i], job->floor);
+            rc = carry(request, job, each[i]);
     }
     short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
     if (rc >= 0 && !(job->command->options & CL_OPT_KEEP_OTHERS))
@@ -178,7 +178,7 @@ static int64_t run_request(posix_request *request, cl__job *job)
 {
     int report[2] = {-1, -1};
     int tramp = needs_trampoline(job);
-    int64_t rc = tramp ? cl__sys_pipe(report) : 0;
+    int64_t rc = tramp ? cl__report_socket(report) : 0;
     if (rc >= 0)
         rc = build(request, job, tramp, report[1]);
     if (rc < 0)
@@ -190,9 +190,9 @@ static int64_t run_request(posix_request *request, cl__job *job)
     for (size_t i = 0; i < request->lifted_count; i++)
         cl__sys_close(request->lifted[i]);
     if (tramp) {
-        cl__sys_close(report[1]); /* before listening: end of file is what says that exec succeeded */
+        cl__sys_close(report[1]);
         if (rc > 0)
-            cl__report_listen(report[0], job);
+            cl__report_await(report[0], (int)rc, job);
         cl__sys_close(report[0]);
     }
     return rc;

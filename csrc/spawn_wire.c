@@ -11,20 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEAD = 31, NUMBER_ROOM = 17 /* 16 digits and a blank */ };
+enum { HEAD = 30, NUMBER_ROOM = 17 /* 16 digits and a blank */ };
 
 /* One list of the fixed numbers for both directions: `visit` stores or loads each. */
 typedef void (*visit_fn)(void *cursor, uint64_t *number);
 
 typedef struct numbers {
-    uint64_t contained, own_group, process_group, parent, cgroup_fd, report_fd, floor, moves, paths, argc, has_cwd;
+    uint64_t contained, own_group, process_group, parent, cgroup_fd, report_fd, moves, paths, argc, has_cwd;
 } numbers;
 
 static void visit_all(cl_command *c, numbers *n, visit_fn visit, void *cursor)
 {
     uint64_t *wide[] = {&c->options, &c->signal_mask, &c->signal_defaults, &c->signal_ignores,
                         &n->contained, &n->own_group, &n->process_group, &n->parent, &n->cgroup_fd, &n->report_fd,
-                        &n->floor, &n->moves, &n->paths, &n->argc, &n->has_cwd};
+                        &n->moves, &n->paths, &n->argc, &n->has_cwd};
     uint32_t *counts[] = {&c->limit_count, &c->cpus_size, &c->group_count, &c->uid, &c->gid};
     int32_t *ints[] = {&c->cwd_fd, &c->umask, &c->terminal_fd, &c->nice, &c->sched_policy, &c->sched_priority,
                        &c->io_priority, &c->oom_score_adj, &c->death_signal, &c->contain, &c->process_group};
@@ -81,8 +81,7 @@ int64_t cl__wire_pack(const cl__job *job, const cl__carried *carried, const char
     numbers n = {.contained = (uint64_t)job->contained, .own_group = (uint64_t)job->own_group,
                  .process_group = (uint64_t)job->process_group, .parent = (uint64_t)job->parent,
                  .cgroup_fd = (uint64_t)(uint32_t)carried->cgroup_fd, .report_fd = (uint64_t)carried->report_fd,
-                 .floor = (uint64_t)job->floor, .moves = job->move_count, .paths = paths, .argc = argc,
-                 .has_cwd = command.cwd != NULL};
+                 .moves = job->move_count, .paths = paths, .argc = argc, .has_cwd = command.cwd != NULL};
     visit_all(&command, &n, put_number, &at);
     for (size_t i = 0; i < job->move_count; i++)
         put_number(&at, &(uint64_t){(uint64_t)job->moves[i].target});
@@ -146,7 +145,7 @@ int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command
     command->limits = limits;
     command->cpus = command->cpus_size ? cpus : NULL;
     command->groups = groups;
-    *job = (cl__job){.command = command, .paths = paths, .moves = moves, .move_count = n.moves, .floor = (int)n.floor,
+    *job = (cl__job){.command = command, .paths = paths, .moves = moves, .move_count = n.moves,
                      .contained = (int64_t)n.contained, .own_group = (int)n.own_group,
                      .process_group = (int)n.process_group, .parent = (int)n.parent,
                      .cgroup_fd = (int)(uint32_t)n.cgroup_fd, .report_fd = (int)n.report_fd};

@@ -1,6 +1,6 @@
 /* The exec trampoline: started by posix_spawn with a job as its argv, it does to itself what posix_spawn has no
- * attribute for, in the same code and order as a cloned child, and becomes the target. What fails is written to the
- * report pipe, which exec closes. */
+ * attribute for, in the same code and order as a cloned child, and becomes the target. report.c tells how the parent
+ * learns what failed. */
 #include "internal.h"
 
 extern char **environ;
@@ -14,8 +14,9 @@ int main(int argc, char **argv)
         return 126; /* not started by corelane */
     job.env = (const char *const *)environ;
     /* They came over this exec without CLOEXEC, and are not for the target; EBADF: not given. */
-    const int carried[] = {job.report_fd, job.cgroup_fd, command.cwd_fd, command.terminal_fd};
+    const int carried[] = {job.cgroup_fd, command.cwd_fd, command.terminal_fd};
     for (size_t i = 0; i < sizeof carried / sizeof *carried; i++)
         cl__sys_set_cloexec(carried[i]);
+    cl__report_open(job.report_fd, &job);
     cl__child_main(&job);
 }

@@ -143,6 +143,28 @@ def test_the_map_cannot_hide_the_directory(road, files, tmp_path):
     assert child["files"][str(directory)] == inode(files[0])
 
 
+@every_road
+def test_the_last_number_that_the_limit_allows_is_a_number(road):
+    """Also where sources have to be moved out of each other's way: there is no room above the highest target."""
+    code = """
+import json, os, resource, sys
+import corelane as cl
+road = json.loads(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+(read1, write1), (read2, write2) = os.pipe(), os.pipe()
+show = "import os; os.write(63, b'63'); os.write(%d, b'other')" % write1
+cl.run([sys.executable, "-c", show], fds={63: write1, write1: write2}, **road)
+answers = [os.read(read1, 100).decode(), os.read(read2, 100).decode()]
+for number in (64, 2**31 - 1):
+    try:
+        cl.run(["true"], fds={number: write1}, **road)
+    except cl.SpawnFailed as failed:
+        answers.append(failed.stage)
+print(json.dumps(answers))
+"""
+    assert script(code, json.dumps(road)) == ["63", "other", "descriptors", "descriptors"]
+
+
 # ---- 11: O_NONBLOCK --------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +304,39 @@ def test_end_of_file_comes_while_other_children_live(road):
         first.close()
         second.kill()
         second.wait()
+
+
+@every_road
+def test_a_process_forked_meanwhile_holds_nobody_up(road):
+    """It has every descriptor that was open at that moment, also those through which a child tells that its exec has
+    succeeded; and it lives for long."""
+    code = """
+import json, os, sys, threading, time, warnings
+import corelane as cl
+warnings.simplefilter("ignore")
+command = cl.Command("true", **json.loads(sys.argv[1]))
+leash, end = os.pipe()
+done = threading.Event()
+
+def fork():
+    for _ in range(100):
+        if os.fork() == 0:
+            os.close(end)
+            os.read(leash, 1)
+            os._exit(0)
+    done.set()
+
+forker = threading.Thread(target=fork)
+forker.start()
+while not done.is_set():
+    command.run()
+forker.join()
+os.close(end)
+for _ in range(100):
+    os.wait()
+print("true")
+"""
+    assert script(code, json.dumps(road)) is True
 
 
 @every_road

@@ -176,7 +176,7 @@ def fd_map(name: str, value: Any) -> tuple[tuple[int, Any], ...]:
         raise TypeError(f"{name} must map the child's numbers to descriptors of ours, not {value!r}")
     pairs = []
     for target, source in value.items():
-        if isinstance(target, bool) or not isinstance(target, int) or not 3 <= target <= 2**20:
+        if isinstance(target, bool) or not isinstance(target, int) or not 3 <= target < 2**31:
             raise ValueError(f"{name}: {target!r} is no number from 3 up (0, 1 and 2 are stdin, stdout and stderr)")
         pairs.append((target, descriptor(f"{name}[{target}]", source)))
     return tuple(sorted(pairs, key=lambda pair: pair[0]))
