@@ -54,6 +54,20 @@ int cl__watch_pidfd(int pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+int cl__watch_child(int pid)
+{
+    siginfo_t info;
+    int pidfd = cl__watch_pidfd(pid);
+    /* Somebody's waitpid(-1), or an ignored SIGCHLD, may have freed the number before we asked: a stranger's pidfd is
+     * worse than none. */
+    if (pidfd >= 0 && syscall(SYS_waitid, WAIT_ON_PIDFD, pidfd, &info, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 &&
+        errno == ECHILD) {
+        cl__sys_close(pidfd);
+        return -1;
+    }
+    return pidfd;
+}
+
 int cl__watch_open(int pid, int pidfd)
 {
     (void)pid;

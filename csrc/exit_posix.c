@@ -11,6 +11,11 @@ int cl__watch_pidfd(int pid)
     return -1;
 }
 
+int cl__watch_child(int pid)
+{
+    return cl__watch_pidfd(pid);
+}
+
 /* Somebody else's waitpid(-1), or SIGCHLD is ignored: the child is gone if its pid is, but nobody knows how it went. */
 static int64_t lost(int pid, cl__exit *out)
 {

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
@@ -36,6 +37,7 @@ typedef struct drained {
     int fd;           /* -1: at end of file, or never a pipe */
     int tee;          /* -1: none, or it failed */
     int tee_own;      /* a non-blocking description of our own of the tee's file, or -1 */
+    int tee_is_socket;
     size_t first;     /* first size of the buffer */
     cl__buffer kept;
     uint8_t *chunk;   /* allocated where there is a tee or a cap: bytes between us and the two destinations */
@@ -124,11 +126,12 @@ static int feed_is_done(const cl_run *run)
 
 /* write raises SIGPIPE when the child has closed its end. Python ignores that signal, but a plain C program, or a
  * Python one that restored the default, would die of it: block it, and take back the one that we caused. */
-static int64_t write_quietly(int fd, const struct iovec *pieces, int count)
+static int64_t write_quietly(int fd, struct iovec *pieces, int count, int is_socket)
 {
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
     uint64_t old, before = cl__sys_pending_signals();
     cl__sys_block_also(CL__SIGNAL_BIT(SIGPIPE), &old);
-    int64_t rc = writev(fd, pieces, count);
+    int64_t rc = is_socket ? sendmsg(fd, &message, MSG_DONTWAIT) : writev(fd, pieces, count);
     if (rc < 0)
         rc = -errno;
     if (rc == -EPIPE && !(before & CL__SIGNAL_BIT(SIGPIPE)))
@@ -149,7 +152,7 @@ static void feed(cl_run *run)
         for (uint64_t i = run->feed_at; i < run->feed_count && count < FEED_PIECES; i++, offset = 0)
             pieces[count++] = (struct iovec){.iov_base = (uint8_t *)(uintptr_t)run->feed[i].data + offset,
                                              .iov_len = run->feed[i].size - offset};
-        int64_t wrote = write_quietly(run->in, pieces, count);
+        int64_t wrote = write_quietly(run->in, pieces, count, 0);
         if (wrote == -EAGAIN || wrote == -EINTR)
             return;
         if (wrote < 0)
@@ -175,18 +178,23 @@ static int64_t feed_left(const cl_run *run)
 /* ---- starting ----------------------------------------------------------------------------------------------------- */
 
 /* A pipe or terminal that polls writable may still block the write: another writer was faster (the other stream, with one
- * tee for both), or a terminal has room for a part. The given description is shared, so its flags are not ours. */
-static int own_tee(int given)
+ * tee for both), or a terminal has room for a part. The given description is shared, so its flags are not ours: the file
+ * is opened once more, and a socket, which cannot be, is asked call by call. */
+static void open_tee(drained *out)
 {
     struct stat what;
     char path[32];
-    if (given < 0 || fstat(given, &what) < 0 || (fcntl(given, F_GETFL) & O_ACCMODE) == O_RDONLY ||
-        (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)))
-        return -1;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", given);
+    out->tee_is_socket = 0;
+    if (out->tee < 0 || fstat(out->tee, &what) < 0)
+        return;
+    out->tee_is_socket = S_ISSOCK(what.st_mode);
+    if ((fcntl(out->tee, F_GETFL) & O_ACCMODE) == O_RDONLY || (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)))
+        return;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", out->tee);
     int fd = (int)cl__sys_open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY);
     cl__lift(&fd);
-    return fd;
+    if (fd >= 0)
+        out->tee = out->tee_own = fd;
 }
 
 static int64_t prepare_stream(cl_run *run, const cl_run_options *options, int i)
@@ -238,8 +246,7 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
         return rc;
     run->phase = RUNNING;
     for (int i = 0; i < 2; i++)
-        if ((run->out[i].tee_own = own_tee(run->out[i].tee)) >= 0)
-            run->out[i].tee = run->out[i].tee_own;
+        open_tee(&run->out[i]);
     run->in = run->process.child.parent_pipe[0];
     run->out[0].fd = run->process.child.parent_pipe[1];
     run->out[1].fd = run->process.child.parent_pipe[2];
@@ -330,7 +337,7 @@ static void tee_once(cl_run *run, drained *out)
 {
     size_t left = out->chunk_size - out->chunk_teed;
     struct iovec piece = {.iov_base = out->chunk + out->chunk_teed, .iov_len = left < TEE_CHUNK ? left : TEE_CHUNK};
-    int64_t wrote = write_quietly(out->tee, &piece, 1);
+    int64_t wrote = write_quietly(out->tee, &piece, 1, out->tee_is_socket);
     if (wrote == -EAGAIN || wrote == -EINTR)
         return;
     if (wrote < 0) {

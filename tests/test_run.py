@@ -1,8 +1,10 @@
 """run() and read(): one child from start to end, its output, its limits, and what ends it early."""
 
+import contextlib
 import fcntl
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -356,6 +358,26 @@ def test_a_full_tee_does_not_break_the_deadline():
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_a_full_socket_as_tee_does_not_break_the_deadline():
+    """It cannot be opened once more to be written to without blocking. Both streams wait for it, both are told that there
+    is room, and the first one's copy takes it."""
+    reader, writer = socket.socketpair()
+    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    started = time.monotonic()
+    with reader, writer:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                writer.send(bytes(1000), socket.MSG_DONTWAIT)
+        make_room = threading.Timer(0.3, reader.recv, [1 << 20])
+        make_room.start()
+        with pytest.raises(cl.ProcessTimeout):
+            shell("cat /dev/zero >&2 & exec cat /dev/zero", capture=True, tee_stdout=writer, tee_stderr=writer,
+                  timeout=0.6).run()  # fmt: skip
+        assert took(started) < 10
+        make_room.join()
+        assert writer.getblocking()
 
 
 def test_a_slow_tee_loses_nothing():

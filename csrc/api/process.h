@@ -68,7 +68,8 @@ int64_t cl_process_state(cl_process *process);
 int64_t cl_process_signal(cl_process *process, int32_t signal);
 
 /* Send a signal to everything the child's containment holds: its cgroup, its group, or itself. -ESRCH if nothing is
- * left, -ECHILD if the leader was reaped and this kernel has no safe way to signal its group any more.
+ * left (SIGKILL to a cgroup goes through cgroup.kill, which does not say whether there was anybody: 0), -ECHILD if the
+ * leader was reaped and this kernel has no safe way to signal its group any more.
  * Blocks: no. Threads: any. */
 int64_t cl_process_signal_scope(cl_process *process, int32_t signal);
 
