@@ -51,9 +51,8 @@ static int64_t make_room(cl_environ *snapshot, size_t text, size_t strings)
     return 0;
 }
 
-int64_t cl_environ_capture(cl_environ *snapshot)
+int64_t cl_environ_load(cl_environ *snapshot, const char *const *from)
 {
-    char **from = environ;
     size_t used = 0, count = 0;
     int64_t rc = make_room(snapshot, 1, 1);
     if (rc < 0)
@@ -72,6 +71,11 @@ int64_t cl_environ_capture(cl_environ *snapshot)
     }
     snapshot->strings[count] = NULL;
     return (int64_t)count;
+}
+
+int64_t cl_environ_capture(cl_environ *snapshot)
+{
+    return cl_environ_load(snapshot, (const char *const *)environ);
 }
 
 const char *const *cl__environ_strings(const cl_environ *snapshot)

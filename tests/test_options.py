@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import corelane as cl
+from corelane.process import engine, environ, typed
 from corelane.process import options as known
 
 ON_DARWIN = sys.platform == "darwin"
@@ -160,6 +161,10 @@ def test_wherever_options_are_taken(call):
         call(xyzzy=1)
 
 
+def test_type_checkers_know_every_option():
+    assert typed.Options.__annotations__.keys() == known._PARSERS.keys()
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -169,8 +174,8 @@ def test_wherever_options_are_taken(call):
         ({"controlling_terminal": 0}, ["controlling_terminal", "new_session"]),
         ({"contain": "group", "process_group": 5}, ["contain='group'", "process_group"]),
         ({"contain": "cgroup", "process_group": 5}, ["contain='cgroup'", "process_group"]),
-        ({"capture": True, "stdout": cl.DEVNULL}, ["capture", "stdout"]),
-        ({"capture": True, "stderr": cl.STDOUT}, ["capture", "stderr"]),
+        ({"capture": True, "stdout": cl.DEVNULL, "stderr": cl.STDOUT}, ["capture", "stdout", "stderr"]),
+        ({"capture": True, "stdout": cl.DEVNULL, "tee_stdout": 1}, ["tee_stdout", "stdout=PIPE"]),
         ({"env": {}, "env_add": {}}, ["env", "env_add"]),
         ({"env": {}, "env_remove": []}, ["env", "env_remove"]),
         ({"env_add": {"A": "1", "B": "2"}, "env_remove": [b"B"]}, ["env_add", "env_remove", "'B'"]),
@@ -321,8 +326,10 @@ def test_an_environment_of_thousands(monkeypatch):
     assert {name: found[name.encode()].decode() for name in many} == many
 
 
-def test_threads_may_change_the_environment_while_others_run():
-    """setenv moves the table that a spawn reads."""
+@pytest.mark.parametrize("capture", [environ.capture, environ.capture_os_environ])
+def test_threads_may_change_the_environment_while_others_run(monkeypatch, capture):
+    """setenv moves the table that a spawn reads. The second way is the one of a Python without a GIL."""
+    monkeypatch.setattr(engine, "capture", capture)
     stop, wrong = threading.Event(), []
 
     def change():

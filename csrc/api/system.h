@@ -31,6 +31,10 @@ void cl_environ_free(cl_environ *snapshot);
  * Blocks: no. Threads: caller locks. */
 int64_t cl_environ_capture(cl_environ *snapshot);
 
+/* Copy the given NULL-terminated table of "NAME=value" instead. Returns their number, or -ENOMEM.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_environ_load(cl_environ *snapshot, const char *const *strings);
+
 /* A descriptor that lives as long as this, for callers who may lose what a call returns: in Python a signal's exception
  * can come between a call and the use of its value. Begin with fd = -1. */
 typedef struct cl_opened {

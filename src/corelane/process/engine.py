@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from corelane._ffi import check, fast, ffi, lib
+from corelane._ffi import check, ffi, lib
 from corelane.errors import (
     NonZeroExit,
     OutputLimitExceeded,
@@ -21,12 +21,13 @@ from corelane.errors import (
 )
 from corelane.process import dropped
 from corelane.process import result as layout
+from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.result import EXITED, RUN_REPORT, SIGNALED, Result, signal_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from corelane.process.command import Command
     from corelane.process.pack import Packed
@@ -61,13 +62,6 @@ class _Engine:
         self.buffer = ffi.buffer(self.report)
 
 
-def new_snapshot() -> tuple[Any, int]:
-    """An environment snapshot and its address, for `fast.capture_environ`."""
-    made = ffi.new("cl_environ **")
-    check(lib.cl_environ_new(made), "an environment snapshot")
-    return ffi.gc(made[0], lib.cl_environ_free), int(ffi.cast("uintptr_t", made[0]))
-
-
 _idle: list[_Engine] = []
 _IDLE_MOST = 32
 
@@ -91,7 +85,7 @@ def execute(command: Command) -> Result:
         engine = _Engine()
     try:
         if packed.inherits_environ:
-            fast.capture_environ(engine.capture_at)
+            capture(engine.capture_at)
         rc = _start(engine.run, packed.command, packed.launch, packed.options, engine.snapshot, _STEP_NS)
         while rc == 0 or rc == _EINTR:
             rc = _step(engine.run, _STEP_NS)

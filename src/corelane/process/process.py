@@ -23,7 +23,8 @@ from corelane._ffi import check, fast, ffi, lib
 from corelane.errors import NotOwner, NotSupported, ProcessTimeout
 from corelane.process import dropped
 from corelane.process import result as layout
-from corelane.process.engine import new_snapshot, raise_for_status
+from corelane.process.engine import raise_for_status
+from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.pack import nanoseconds
 from corelane.process.result import CONTAINMENTS, REPORT, STRATEGIES, Result, Usage, returncode_of, usage_of
@@ -108,7 +109,7 @@ class Process:
         snapshot = ffi.NULL
         if packed.inherits_environ:
             snapshot, address = new_snapshot()
-            fast.capture_environ(address)
+            capture(address)
         rc = lib.cl_process_spawn(self._core, packed.command, packed.launch, snapshot)
         report = _report(self._core)
         if rc < 0:
