@@ -230,7 +230,7 @@ def test_an_unknown_option_names_its_neighbour():
         {"controlling_terminal": 0},
         {"contain": "group", "process_group": 1},
         {"contain": "cgroup", "process_group": 1},
-        {"capture": True, "stdout": cl.PIPE},
+        {"capture": True, "stdout": cl.PIPE, "stderr": cl.STDOUT},
         {"env": {}, "env_add": {"A": "b"}},
         {"strategy": "clone3", "user": 0},
         {"tee_stdout": 1},
@@ -251,7 +251,9 @@ def test_objects_without_a_descriptor():
     with open(os.devnull) as closed:
         pass
     refuse(ValueError, "closed file", cl.run, ["true"], stdout=closed)
-    refuse(io.UnsupportedOperation, "fileno", cl.run, ["true"], stdin=io.StringIO("x"))
+    for memory in (io.StringIO("x"), io.BytesIO(b"x")):
+        refuse(TypeError, "feed its contents", cl.run, ["true"], stdin=memory)
+        refuse(TypeError, "capture=True", cl.run, ["true"], stdout=memory)
 
     class Liar:
         def __init__(self, number):

@@ -105,6 +105,18 @@ def test_nothing_of_it_can_be_set(name):
         delattr(GREP, name)
 
 
+def test_one_that_holds_what_is_not_hashable_is_hashable():
+    class Unhashable:
+        __hash__ = None
+
+        def __init__(self):
+            self.fileno = lambda: 2
+
+    one = cl.Command("true", stderr=Unhashable())
+    assert {one: "found"}[one.with_options()] == "found"
+    assert one != one.with_options(stderr=Unhashable())
+
+
 def test_what_it_was_made_from_can_change_later():
     env, piece, cpus = {"A": "1"}, bytearray(b"abc"), {0}
     command = cl.Command("cat", env=env, stdin=[piece], cpus=cpus)
@@ -220,7 +232,7 @@ def test_a_new_option_may_lean_on_one_that_is_there(kept, added):
 @pytest.mark.parametrize(
     ("kept", "added"),
     [
-        ({"capture": True}, {"stdout": cl.DEVNULL}),
+        ({"capture": True, "stderr": cl.PIPE}, {"stdout": cl.DEVNULL}),
         ({"env": {}}, {"env_add": {"A": "1"}}),
         ({"env_add": {"A": "1"}}, {"env_remove": ["A"]}),
         ({"new_session": True}, {"process_group": 0}),
@@ -229,6 +241,7 @@ def test_a_new_option_may_lean_on_one_that_is_there(kept, added):
         ({"user": 0}, {"strategy": "clone3"}),
         ({"new_session": True, "controlling_terminal": 0}, {"new_session": None}),
         ({"capture": True, "tee_stdout": 1}, {"capture": None}),
+        ({"capture": True, "stdout": cl.DEVNULL}, {"stderr": cl.STDOUT}),
     ],
 )
 def test_a_contradiction_is_found_also_when_it_comes_later(kept, added):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -205,11 +206,26 @@ def test_a_closed_file_object_is_refused(stream, log):
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
 def test_an_object_without_a_descriptor_is_refused(stream):
-    with pytest.raises((ValueError, OSError)):
-        shell("echo x", **{stream: io.BytesIO()}).run()
+    with pytest.raises(TypeError, match=stream):
+        shell("echo x", **{stream: io.BytesIO()})
+
+
+@pytest.mark.parametrize("name", ["PIPE", "DEVNULL", "STDOUT"])
+def test_the_constants_of_subprocess_are_told_from_descriptors(name):
+    with pytest.raises(ValueError, match=f"corelane.{name}"):
+        shell("echo x", stderr=getattr(subprocess, name))
 
 
 # ---- PIPE, DEVNULL, STDOUT, nothing ----
+
+
+def test_capture_leaves_alone_what_is_given(tmp_path):
+    merged = shell("echo out; echo err >&2", capture=True, stderr=cl.STDOUT).run()
+    assert (merged.stdout, merged.stderr) == (b"out\nerr\n", None)
+    command = shell("echo out; echo err >&2", capture=True, stdout=tmp_path / "out")
+    other = command.run()
+    assert (other.stdout, other.stderr, (tmp_path / "out").read_text()) == (None, b"err\n", "out\n")
+    assert command.read() == "out\n"
 
 
 def test_devnull_for_each():

@@ -118,8 +118,9 @@ def test_text_is_in_the_commands_encoding():
     assert cl.run(["printf", "\\351"], capture=True, encoding="latin-1").text == "\u00e9"
     assert cl.run(["printf", "a\\377"], capture=True, errors="backslashreplace").text == "a\\xff"
     result = cl.run(["printf", "\\377"], capture=True)
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(UnicodeDecodeError) as caught:
         _ = result.text
+    assert "printf" in caught.value.__notes__[0]
     assert result.stdout == b"\xff"
 
 

@@ -361,8 +361,8 @@ def test_a_full_tee_does_not_break_the_deadline():
 
 
 def test_a_full_socket_as_tee_does_not_break_the_deadline():
-    """It cannot be opened once more to be written to without blocking. Both streams wait for it, both are told that there
-    is room, and the first one's copy takes it."""
+    """It cannot be opened once more to be written to without blocking. Both streams wait for it, both are told that
+    there is room, and the first one's copy takes it."""
     reader, writer = socket.socketpair()
     writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     started = time.monotonic()

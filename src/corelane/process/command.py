@@ -6,7 +6,6 @@ why it must not change; it is not part of its identity and is not pickled.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from corelane.process.engine import execute
@@ -18,10 +17,12 @@ from corelane.process.values import text
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Unpack
 
     from corelane.process.process import Process
     from corelane.process.result import Result
+    from corelane.process.typed import Options, Path
 
 __all__ = ["Command", "read", "run"]
 
@@ -65,7 +66,7 @@ class Command:
         oom_score_adj: -1000 to 1000.
     How: strategy: "auto", "clone3", "vfork", "posix_spawn" or "fork".
     The run:
-        capture: True is stdout=PIPE, stderr=PIPE. check: False: a failed child raises nothing.
+        capture: True is PIPE for stdout and stderr, where not given. check: False: no error for a failed child.
         timeout: seconds; then the scope gets SIGKILL, or, with grace=seconds, SIGTERM first. Always raises.
         drain: seconds that pipes are read on after the child ended while others hold them (0.1).
         encoding ("utf-8"), errors ("strict"): for text.
@@ -85,7 +86,7 @@ class Command:
     _derived: dict[str, Command]
     _hash: int | None
 
-    def __init__(self, *args: str | bytes | os.PathLike[Any], **options: Any) -> None:
+    def __init__(self, *args: Path, **options: Unpack[Options]) -> None:
         if not args:
             raise ValueError("a command needs at least a program")
         put = object.__setattr__
@@ -103,7 +104,7 @@ class Command:
         put(self, "_hash", None)
 
     @classmethod
-    def shell(cls, script: str, *args: str | bytes | os.PathLike[Any], **options: Any) -> Command:
+    def shell(cls, script: str, *args: Path, **options: Unpack[Options]) -> Command:
         """The one road through a shell: `sh -c script`.
 
         Args:
@@ -117,13 +118,13 @@ class Command:
             script = " " + script  # else sh would take it for an option
         return cls("/bin/sh", "-c", script, "sh", *args, **options)
 
-    def with_options(self, **options: Any) -> Command:
+    def with_options(self, **options: Unpack[Options]) -> Command:
         """This command with some options changed; None takes one back to its default."""
         new = Command.__new__(Command)
         new.__setstate__((self.args, normalise(options, self._options)))
         return new
 
-    def with_args(self, *args: str | bytes | os.PathLike[Any]) -> Command:
+    def with_args(self, *args: Path) -> Command:
         """This command with more arguments at its end."""
         new = Command(*self.args, *args)
         object.__setattr__(new, "_options", self._options)
@@ -151,10 +152,11 @@ class Command:
 
     def read(self) -> str:
         """Run it and return its stdout as text, exactly as written (with its last newline)."""
-        captured = self if self.option("capture") else self._variant("read", stdout=PIPE)
+        is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
+        captured = self if is_captured else self._variant("read", stdout=PIPE)
         return captured.run().text
 
-    def spawn(self, **options: Any) -> Process:
+    def spawn(self, **options: Unpack[Options]) -> Process:
         """Start it and return a Process, which is best used as a context manager.
 
         Args:
@@ -221,7 +223,11 @@ class Command:
 
     def __hash__(self) -> int:
         if self._hash is None:
-            object.__setattr__(self, "_hash", hash((self.args, frozenset(self._options.items()))))
+            try:
+                value = hash((self.args, frozenset(self._options.items())))
+            except TypeError:  # a file object of some library's that is not hashable: its presence will have to do
+                value = hash((self.args, frozenset(self._options)))
+            object.__setattr__(self, "_hash", value)
         assert self._hash is not None
         return self._hash
 
@@ -256,7 +262,7 @@ def _argument(arg: Any) -> str | bytes:
     return text("an argument", arg)
 
 
-def as_command(command: Any, options: dict[str, Any]) -> Command:
+def as_command(command: Any, options: Mapping[str, Any]) -> Command:
     """The Command meant by an argv or a Command, with more options.
 
     Raises:
@@ -275,7 +281,7 @@ def as_command(command: Any, options: dict[str, Any]) -> Command:
     return Command(*command, **options)
 
 
-def run(command: Any, **options: Any) -> Result:
+def run(command: Command | Sequence[Path], **options: Unpack[Options]) -> Result:
     """Run a program to its end.
 
     Args:
@@ -295,6 +301,6 @@ def run(command: Any, **options: Any) -> Result:
     return execute(as_command(command, options))
 
 
-def read(command: Any, **options: Any) -> str:
+def read(command: Command | Sequence[Path], **options: Unpack[Options]) -> str:
     """Run a program and return its stdout as text; see `run` and `Command.read`."""
     return as_command(command, options).read()

@@ -148,10 +148,8 @@ def check_together(options: dict[str, Any]) -> None:
             f"contain={options['contain']!r} would kill all of process_group {options['process_group']}, "
             "which is not only the child's; give one of the two"
         )
-    if has("capture") and ("stdout" in options or "stderr" in options):
-        refuse(
-            "capture=True is stdout=PIPE and stderr=PIPE: give either it or those (stdout=PIPE, stderr=STDOUT to merge)"
-        )
+    if has("capture") and "stdout" in options and "stderr" in options:
+        refuse("capture=True makes PIPE of those of stdout and stderr that are not given: here both are")
     if "env" in options and ("env_add" in options or "env_remove" in options):
         refuse("env replaces the environment; env_add and env_remove change the inherited one: give either")
     both = dict(options.get("env_add", ())).keys() & set(options.get("env_remove", ()))
@@ -164,5 +162,5 @@ def check_together(options: dict[str, Any]) -> None:
     if forks and options.get("strategy") in ("clone3", "vfork"):
         refuse(f"{forks[0]} needs strategy 'fork': on a shared address space it would change this process too")
     for name in ("tee_stdout", "tee_stderr"):
-        if name in options and not (has("capture") or options.get(name[4:]) is PIPE):
+        if name in options and options.get(name[4:], PIPE if has("capture") else None) is not PIPE:
             refuse(f"{name} copies what is captured: it needs capture=True or {name[4:]}=PIPE")

@@ -11,10 +11,10 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "File", "is_plain", "stderr", "stdin", "stdout"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "File", "Redirection", "is_plain", "stderr", "stdin", "stdout"]
 
 
-class _Redirection:
+class Redirection:
     """PIPE, DEVNULL and STDOUT: compared by identity, also after pickling."""
 
     def __init__(self, name: str) -> None:
@@ -27,9 +27,9 @@ class _Redirection:
         return self._name
 
 
-PIPE = _Redirection("PIPE")
-DEVNULL = _Redirection("DEVNULL")
-STDOUT = _Redirection("STDOUT")
+PIPE = Redirection("PIPE")
+DEVNULL = Redirection("DEVNULL")
+STDOUT = Redirection("STDOUT")
 
 
 class File:
@@ -69,7 +69,7 @@ def is_plain(value: Any) -> bool:
     """Whether an option's value means the same in another process, unlike a file object."""
     if isinstance(value, tuple):
         return all(map(is_plain, value))
-    return isinstance(value, (str, bytes, int, float, File, _Redirection))
+    return isinstance(value, (str, bytes, int, float, File, Redirection))
 
 
 def stdin(name: str, value: Any) -> Any:
@@ -90,7 +90,7 @@ def stdin(name: str, value: Any) -> Any:
 
 def stderr(name: str, value: Any) -> Any:
     """What stderr accepts: PIPE, DEVNULL, STDOUT, a File or path, a descriptor or file object."""
-    if isinstance(value, (_Redirection, File)):
+    if isinstance(value, (Redirection, File)):
         return value
     if isinstance(value, os.PathLike):
         return File(value)

@@ -122,7 +122,13 @@ class Result:
         if self.stdout is None:
             raise ValueError(f"the stdout of {self.args[0]!r} was not captured: run it with capture=True")
         option = self._command.option
-        return self.stdout.decode(option("encoding", "utf-8"), option("errors", "strict"))
+        try:
+            return self.stdout.decode(option("encoding", "utf-8"), option("errors", "strict"))
+        except UnicodeDecodeError as error:
+            error.add_note(
+                f"in the stdout of {self._command}; encoding= and errors= say how to read it, .stdout has the bytes"
+            )
+            raise
 
     @property
     def elapsed(self) -> float:

@@ -60,10 +60,20 @@ def seconds(name: str, value: Any) -> float:
     return float(min(value, 1e9))
 
 
+_OF_SUBPROCESS = {-1: "PIPE", -2: "STDOUT", -3: "DEVNULL"}
+
+
 def descriptor(name: str, value: Any) -> int | Any:
     """A descriptor's number as it is, or an object with fileno(), kept to be asked at the run."""
     if isinstance(value, bool) or (isinstance(value, int) and not 0 <= value < 2**31):
-        raise ValueError(f"{name} must be a descriptor, not {value!r}")
+        theirs = _OF_SUBPROCESS.get(value)
+        hint = f"; if that is subprocess.{theirs}: here it is corelane.{theirs}" if theirs else ""
+        raise ValueError(f"{name} must be a descriptor, not {value!r}{hint}")
+    if hasattr(value, "getvalue"):
+        raise TypeError(
+            f"{name} cannot be {value!r}: it is memory of ours, which no other process can read or write; "
+            "feed its contents as stdin=, and capture output with capture=True"
+        )
     if not isinstance(value, int) and not callable(getattr(value, "fileno", None)):
         raise TypeError(f"{name} must be a descriptor or have fileno(), not {value!r} ({type(value).__name__})")
     return value
