@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-enum { MAX_OPTIONS = 16 };
+enum { MAX_OPTIONS = 24 };
 
 /* How a child is made. */
 enum how { HOW_VFORK, HOW_FORK, HOW_POSIX_SPAWN, HOW_CLONE_PIDFD, HOW_CAPTURE, HOW_COUNT };
@@ -20,10 +20,16 @@ enum option {
 	OPTION_GROUP,
 	OPTION_FDS,
 	OPTION_SIGMASK,
+	OPTION_CWD_FD,
+	OPTION_ENV,         /* one variable changed, the others inherited */
+	OPTION_IGNORE,
 	OPTION_CPUS,        /* from here on: Linux */
 	OPTION_CLOSE_FDS,
 	OPTION_NO_NEW_PRIVS,
 	OPTION_DEATH_SIGNAL,
+	OPTION_SCHED,
+	OPTION_IO_PRIORITY,
+	OPTION_OOM,
 	OPTION_COUNT
 };
 
@@ -34,6 +40,7 @@ struct job {
 	enum option options[MAX_OPTIONS]; /* applied in this order */
 	int option_count;
 	int spare_fd;                     /* what OPTION_FDS puts at number 3 in the child */
+	int root_fd;                      /* the directory of OPTION_CWD_FD */
 };
 
 /* Applies one option that only this platform has. Runs in a vfork child: system calls only.

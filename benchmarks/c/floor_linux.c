@@ -18,7 +18,7 @@
 #define SYS_close_range 436
 #endif
 
-enum { STACK_BYTES = 64 * 1024, CLOEXEC_INSTEAD_OF_CLOSE = 1 << 2, POPULATE_WRITE = 23 };
+enum { STACK_BYTES = 64 * 1024, CLOEXEC_INSTEAD_OF_CLOSE = 1 << 2, POPULATE_WRITE = 23, BEST_EFFORT = 2 };
 
 static cpu_set_t first_cpu;     /* the first CPU this process may use */
 static pid_t parent;
@@ -36,8 +36,19 @@ void platform_prepare(void)
 	parent = getpid();
 }
 
+static bool write_text(const char *path, const char *text, size_t size)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool done = fd >= 0 && write(fd, text, size) == (ssize_t)size;
+
+	close(fd);
+	return done;
+}
+
 bool platform_apply(enum option option)
 {
+	const struct sched_param no_priority = { 0 };
+
 	switch (option) {
 	case OPTION_CPUS:
 		return sched_setaffinity(0, sizeof(first_cpu), &first_cpu) == 0;
@@ -45,6 +56,12 @@ bool platform_apply(enum option option)
 		return syscall(SYS_close_range, 3u, ~0u, CLOEXEC_INSTEAD_OF_CLOSE) == 0;
 	case OPTION_NO_NEW_PRIVS:
 		return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+	case OPTION_SCHED:
+		return sched_setscheduler(0, SCHED_BATCH, &no_priority) == 0;
+	case OPTION_IO_PRIORITY:
+		return syscall(SYS_ioprio_set, 1, 0, BEST_EFFORT << 13 | 5) == 0;
+	case OPTION_OOM:
+		return write_text("/proc/self/oom_score_adj", "500", 3);
 	case OPTION_DEATH_SIGNAL:
 		/* The parent may be gone before the child asked to hear of it: look once more afterwards. */
 		return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && getppid() == parent;

@@ -12,7 +12,8 @@
  *
  * MODE is vfork, fork, posix_spawn, clone_pidfd (a shared address space, own stack, a pidfd) or capture (vfork, two
  * pipes, poll until both ends are closed), and then any number of +OPTION, which the child applies before exec:
- * nice, umask, cwd, rlimit, session, group, fds, sigmask; on Linux cpus, close_fds, no_new_privs, death_signal.
+ * nice, umask, cwd, cwd_fd, rlimit, session, group, fds, sigmask, env, ignore; on Linux cpus, close_fds, no_new_privs,
+ * death_signal, sched, io_priority, oom.
  *
  * The answer is one JSON line: {"ns": [...], "wall_ns": w, "cpu_ns": c}, where cpu_ns counts this process and the
  * children it reaped; or {"ok": 1}; or {"error": "why"}. The end of stdin ends the server.
@@ -55,10 +56,16 @@ static const char *const option_names[OPTION_COUNT] = {
 	[OPTION_GROUP] = "group",
 	[OPTION_FDS] = "fds",
 	[OPTION_SIGMASK] = "sigmask",
+	[OPTION_CWD_FD] = "cwd_fd",
+	[OPTION_ENV] = "env",
+	[OPTION_IGNORE] = "ignore",
 	[OPTION_CPUS] = "cpus",
 	[OPTION_CLOSE_FDS] = "close_fds",
 	[OPTION_NO_NEW_PRIVS] = "no_new_privs",
 	[OPTION_DEATH_SIGNAL] = "death_signal",
+	[OPTION_SCHED] = "sched",
+	[OPTION_IO_PRIORITY] = "io_priority",
+	[OPTION_OOM] = "oom",
 };
 
 /* ---- the child, between clone and exec ---- */
@@ -67,6 +74,7 @@ static bool apply(const struct job *job, enum option option)
 {
 	struct rlimit limit = { 64, 64 };
 	sigset_t none;
+	const struct sigaction ignore = { .sa_handler = SIG_IGN };
 
 	switch (option) {
 	case OPTION_NICE:
@@ -76,6 +84,12 @@ static bool apply(const struct job *job, enum option option)
 		return true;
 	case OPTION_CWD:
 		return chdir("/") == 0;
+	case OPTION_CWD_FD:
+		return fchdir(job->root_fd) == 0;
+	case OPTION_ENV:
+		return true; /* see exec_changed() */
+	case OPTION_IGNORE:
+		return sigaction(SIGHUP, &ignore, NULL) == 0;
 	case OPTION_RLIMIT:
 		return setrlimit(RLIMIT_NOFILE, &limit) == 0;
 	case OPTION_SESSION:
@@ -92,6 +106,21 @@ static bool apply(const struct job *job, enum option option)
 	}
 }
 
+/* Exec with one variable more than ours. */
+static void exec_changed(struct job *job)
+{
+	size_t count = 0;
+
+	while (environ[count])
+		count++;
+	char *changed[count + 2];
+	for (size_t i = 0; i < count; i++)
+		changed[i] = environ[i];
+	changed[count] = "CORELANE_BENCH=1";
+	changed[count + 1] = NULL;
+	execve(job->argv[0], job->argv, changed);
+}
+
 /* Never returns: the program, or status 126 (an option failed) or 127 (exec failed). */
 static int child(void *argument)
 {
@@ -100,6 +129,9 @@ static int child(void *argument)
 	for (int i = 0; i < job->option_count; i++)
 		if (!apply(job, job->options[i]))
 			_exit(126);
+	for (int i = 0; i < job->option_count; i++)
+		if (job->options[i] == OPTION_ENV)
+			exec_changed(job);
 	execve(job->argv[0], job->argv, environ);
 	_exit(127);
 }
@@ -353,9 +385,9 @@ static bool parse_mode(char *mode, struct job *job)
 	return true;
 }
 
-static void run_command(const char *mode_text, long count, char *program, int spare_fd)
+static void run_command(const char *mode_text, long count, char *program, int spare_fd, int root_fd)
 {
-	struct job job = { .argv = { program, NULL }, .spare_fd = spare_fd };
+	struct job job = { .argv = { program, NULL }, .spare_fd = spare_fd, .root_fd = root_fd };
 	char mode[256];
 
 	snprintf(mode, sizeof(mode), "%s", mode_text);
@@ -368,14 +400,14 @@ static void run_command(const char *mode_text, long count, char *program, int sp
 }
 
 /* Runs one command line, without its newline. */
-static void command(char *line, int spare_fd)
+static void command(char *line, int spare_fd, int root_fd)
 {
 	char mode[256];
 	long count;
 	int program = 0;
 
 	if (sscanf(line, "run %255s %ld %n", mode, &count, &program) == 2 && program > 0 && line[program])
-		run_command(mode, count, line + program, spare_fd);
+		run_command(mode, count, line + program, spare_fd, root_fd);
 	else if (sscanf(line, "rss %ld", &count) == 1 && count >= 0)
 		hold_memory(count);
 	else if (sscanf(line, "fds %ld", &count) == 1 && count >= 0)
@@ -388,6 +420,7 @@ static void command(char *line, int spare_fd)
 int main(int argc, char **argv)
 {
 	int spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int root_fd = open("/", O_RDONLY | O_CLOEXEC);
 	char line[8192];
 
 	platform_prepare();
@@ -395,10 +428,10 @@ int main(int argc, char **argv)
 		int keep = dup(1), null = open("/dev/null", O_WRONLY);
 
 		dup2(null, 1); /* the warm-up is not printed */
-		run_command(argv[2], 20, argv[4], spare_fd);
+		run_command(argv[2], 20, argv[4], spare_fd, root_fd);
 		fflush(stdout);
 		dup2(keep, 1);
-		run_command(argv[2], strtol(argv[3], NULL, 10), argv[4], spare_fd);
+		run_command(argv[2], strtol(argv[3], NULL, 10), argv[4], spare_fd, root_fd);
 		return 0;
 	}
 	if (argc != 1) {
@@ -407,7 +440,7 @@ int main(int argc, char **argv)
 	}
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = '\0';
-		command(line, spare_fd);
+		command(line, spare_fd, root_fd);
 	}
 	return 0;
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from corelane.process.engine import execute
 from corelane.process.options import normalise
 from corelane.process.pack import Packed, pack
+from corelane.process.process import Process
 from corelane.process.redirect import PIPE, is_plain
 from corelane.process.shell import quote
 from corelane.process.values import text
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Unpack
 
-    from corelane.process.process import Process
     from corelane.process.result import Result
     from corelane.process.typed import Options, Path
 
@@ -172,8 +172,6 @@ class Command:
             raise ValueError(
                 f"{min(wrong)}= belongs to runs; a Process has wait(timeout), terminate(grace) and its pipes"
             )
-        from corelane.process.process import Process
-
         process = Process(command)
         process._kill_dropped = False  # it is its caller's now: an exception before this line would have ended it
         return process

@@ -31,6 +31,7 @@ __all__ = ["chunks", "lines"]
 _MAX_LINE = 64 * 1024 * 1024
 _LOOK_EVERY = 0.01  # seconds, where no descriptor tells of the child's end
 _SLEEP_MOST = 1e6  # seconds: poll counts milliseconds in a C int
+_READS = 16  # that are tried before the child and the clock are looked at again
 
 
 def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[bytes]:
@@ -92,21 +93,22 @@ def lines(command: Command, keepends: bool) -> Iterator[str]:
 
 
 def _lines(command: Command, source: Iterator[bytes], keepends: bool) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))(command.option("errors", "strict"))
+    decode = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))(command.option("errors", "strict")).decode
     most = command.option("max_line", _MAX_LINE)
     pending: list[str] = []  # the pieces of a line whose end has not come
     held = 0  # its characters
-    end = "\n" if keepends else ""
     try:
         for piece in source:
-            *whole, last = decoder.decode(piece, not piece).split("\n")
+            text = decode(piece, not piece)
+            whole = text.split("\n")
+            last = whole.pop()
             if whole:
                 whole[0] = "".join([*pending, whole[0]])
-                pending, held = [], 0
-            for line in whole:
-                if len(line) > most:
+                if held + len(text) > most and (too_long := [n for n, line in enumerate(whole) if len(line) > most]):
+                    yield from whole[: too_long[0]]
                     _refuse_line(command, most)
-                yield line + end
+                pending, held = [], 0
+                yield from [line + "\n" for line in whole] if keepends else whole
             pending.append(last)
             held += len(last)
             if held > most:
@@ -139,6 +141,8 @@ class _Source:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._drain_until: float | None = None
         self._left = 0  # bytes that were in the pipe when the child ended: read however slow our caller is
+        self._eager = _READS
+        os.set_blocking(self._fd, False)  # our end of a pipe is a description of its own: the child's end blocks
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         try:
@@ -149,6 +153,12 @@ class _Source:
 
     def read(self, size: int) -> bytes:
         """The next bytes; b"" at the end."""
+        while self._eager:  # a child that writes as fast as we read needs no poll for each piece
+            self._eager -= 1
+            try:
+                return os.read(self._fd, size)
+            except BlockingIOError:
+                break
         while True:
             ready = {fd for fd, _ in self._poll.poll(self._sleep_ms())}
             now = time.monotonic()
@@ -163,6 +173,8 @@ class _Source:
             if self._fd in ready:
                 piece = os.read(self._fd, size)
                 self._left -= len(piece)
+                if self._drain_until is None:
+                    self._eager = _READS
                 return piece
 
     def wait(self) -> None:

@@ -54,7 +54,10 @@ def _measure(
         lines = {key: [Series(server.contender) for _ in values] for key, server in servers.items()}
         for number in range(effort.rounds):
             for index, value in enumerate(values):
-                for key, server in servers.items():
+                keys = list(servers)
+                first = (number + index) % len(keys)
+                for key in keys[first:] + keys[:first]:
+                    server = servers[key]
                     count = FEW if key == "c.fork" else effort.count
                     server.ask(f"{command} {value}")
                     server.round(min(effort.warm_up, count), available.tiny)

@@ -11,8 +11,8 @@ from corelane.cli.bench.protocol import Contender, Series
 from corelane.cli.bench.report import Comparison, Pair, Target
 from corelane.cli.bench.spawn import Effort, Watch, measure
 
-PORTABLE_OPTIONS = ("umask", "cwd", "nice", "rlimit", "fds", "group", "session")
-LINUX_OPTIONS = ("cpus", "no_new_privs", "death_signal")
+PORTABLE_OPTIONS = ("umask", "cwd", "nice", "rlimit", "fds", "group", "session", "cwd_fd", "env", "ignore")
+LINUX_OPTIONS = ("cpus", "no_new_privs", "death_signal", "sched", "io_priority", "oom")
 QUICK_OPTIONS = ("cwd", "nice", "rlimit", "cpus")
 
 STRATEGIES = {"clone3": "clone_pidfd", "vfork": "vfork", "posix_spawn": "posix_spawn", "fork": "fork"}

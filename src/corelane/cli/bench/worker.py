@@ -41,6 +41,12 @@ def _spare_descriptor() -> int:
     return os.open("/dev/null", os.O_RDONLY)
 
 
+@functools.cache
+def _root_descriptor() -> int:
+    """The directory that the option `cwd_fd` names by a descriptor."""
+    return os.open("/", os.O_RDONLY)
+
+
 def _corelane_options(words: list[str]) -> dict[str, Any]:
     """The keyword arguments that the +words of a mode mean; the same words as the raw C baseline's."""
     known: dict[str, Callable[[], dict[str, Any]]] = {
@@ -54,6 +60,12 @@ def _corelane_options(words: list[str]) -> dict[str, Any]:
         "fds": lambda: {"fds": {3: _spare_descriptor()}},
         "cpus": lambda: {"cpus": {min(os.sched_getaffinity(0))}},
         "no_new_privs": lambda: {"no_new_privs": True},
+        "cwd_fd": lambda: {"cwd": _root_descriptor()},
+        "env": lambda: {"env_add": {"CORELANE_BENCH": "1"}},
+        "ignore": lambda: {"signal_ignores": {"HUP"}},
+        "sched": lambda: {"sched": "batch"},
+        "io_priority": lambda: {"io_priority": ("best-effort", 5)},
+        "oom": lambda: {"oom_score_adj": 500},
         "death_signal": lambda: {"die_with_parent": True},
     }
     options: dict[str, Any] = {}
