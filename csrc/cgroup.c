@@ -129,16 +129,19 @@ static int64_t signal_below(int fd, int signal, int depth)
     return sent;
 }
 
+static int64_t gone_is_empty(int64_t rc)
+{
+    return rc == -ENOENT || rc == -ENODEV ? -ESRCH : rc; /* somebody has moved its members away and removed it */
+}
+
 int64_t cl__cgroup_signal(int dir, int signal)
 {
-    if (signal != SIGKILL) {
-        int64_t sent = signal_below(dir, signal, 0);
-        return sent < 0 ? sent : sent ? 0 : -ESRCH;
-    }
-    int64_t fd = cl__sys_openat(dir, "cgroup.kill", O_WRONLY);
-    if (fd < 0)
-        return fd;
-    int64_t rc = cl__sys_write((int)fd, "1", 1);
-    cl__sys_close((int)fd);
+    int64_t sent = gone_is_empty(signal_below(dir, signal, 0));
+    return sent < 0 ? sent : sent ? 0 : -ESRCH;
+}
+
+int64_t cl__cgroup_kill(int file)
+{
+    int64_t rc = gone_is_empty(cl__sys_write(file, "1", 1));
     return rc < 0 ? rc : 0;
 }

@@ -47,6 +47,7 @@ int64_t cl__sys_setsid(void);
 int64_t cl__sys_setpgid(int group);
 int64_t cl__sys_set_terminal(int fd);                  /* TIOCSCTTY */
 int64_t cl__sys_get_foreground(int fd);
+int cl__sys_is_slave_terminal(int fd);                 /* opening it once more gives the same terminal */
 int64_t cl__sys_set_foreground(int fd, int group);
 int64_t cl__sys_set_limit(int resource, uint64_t soft, uint64_t hard);
 int64_t cl__sys_set_nice(int nice);
@@ -188,8 +189,9 @@ int64_t cl__watch_signal_group(int pid, int pidfd, int signal);
 int64_t cl__watch_period(int watch, int64_t waited_ns);
 int cl__watch_end(int *watch);                         /* the child is gone: close what cl__watch_open made */
 
-/* cgroup.c: -ESRCH: nobody is in it */
-int64_t cl__cgroup_signal(int dir, int signal);
+/* cgroup.c: -ESRCH: nobody is in it, or it is gone */
+int64_t cl__cgroup_signal(int dir, int signal); /* not SIGKILL */
+int64_t cl__cgroup_kill(int file);
 
 /* A child can have ended and not be reapable yet: its tracer (a debugger) has not let go of it. */
 enum { CL__NOT_YET_NAP_NS = 1000000 };
@@ -201,6 +203,7 @@ struct cl_process {
     int creator;          /* the pid that spawned it */
     int watch;
     int cgroup_fd;        /* our own copy, or -1 */
+    int cgroup_kill;      /* its cgroup.kill, opened beforehand: ending a scope must not need a free descriptor */
     int reaped;
     int took_terminal;    /* the terminal we may have to take back, or -1 */
     int64_t started_ns, ended_ns;

@@ -10,7 +10,7 @@ void cl__process_init(cl_process *process)
 {
     memset(process, 0, sizeof *process);
     pthread_mutex_init(&process->lock, NULL);
-    process->child.pid = process->child.pidfd = process->watch = process->cgroup_fd = -1;
+    process->child.pid = process->child.pidfd = process->watch = process->cgroup_fd = process->cgroup_kill = -1;
     process->took_terminal = 0;
     for (int i = 0; i < 3; i++)
         process->child.parent_pipe[i] = -1;
@@ -23,7 +23,9 @@ void cl__process_close(cl_process *process)
         cl__sys_close(process->child.pidfd);
     if (process->cgroup_fd >= 0)
         cl__sys_close(process->cgroup_fd);
-    process->child.pidfd = process->watch = process->cgroup_fd = -1;
+    if (process->cgroup_kill >= 0)
+        cl__sys_close(process->cgroup_kill);
+    process->child.pidfd = process->watch = process->cgroup_fd = process->cgroup_kill = -1;
 }
 
 void cl__process_reset(cl_process *process)
@@ -60,26 +62,43 @@ void cl_process_free(cl_process *process)
     free(process);
 }
 
+/* What the scope will be signalled and killed by: with no room for it there must be no child. -ENOENT: no cgroup.kill, so
+ * it is of a v1 hierarchy, or the kernel is older than 5.14. */
+static int64_t hold_cgroup(cl_process *process, int dir)
+{
+    int64_t copy = cl__sys_dup_above(dir, 3);
+    if (copy < 0)
+        return copy;
+    process->cgroup_fd = (int)copy;
+    int file = (int)cl__sys_openat(dir, "cgroup.kill", O_WRONLY);
+    int64_t rc = file < 0 ? file : cl__lift(&file);
+    if (rc < 0) {
+        cl__process_close(process);
+        return rc;
+    }
+    process->cgroup_kill = file;
+    return 0;
+}
+
 int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
                          const cl_environ *snapshot)
 {
     if (process->child.pid > 0)
         return -EBUSY;
-    /* First the copy, by which the scope is killed: with no room for it there must be no child. */
-    int64_t cgroup = -1;
-    if (command->contain == CL_CONTAIN_CGROUP && (cgroup = cl__sys_dup_above(launch->cgroup_fd, 3)) < 0) {
-        process->child.stage = CL_STAGE_CGROUP;
-        process->child.error = (int)-cgroup;
-        return cgroup;
+    if (command->contain == CL_CONTAIN_CGROUP) {
+        int64_t rc = hold_cgroup(process, launch->cgroup_fd);
+        if (rc < 0) {
+            process->child.stage = CL_STAGE_CGROUP;
+            process->child.error = (int)-rc;
+            return rc;
+        }
     }
     process->started_ns = cl__sys_now();
     int64_t pid = cl__spawn(command, launch, snapshot, &process->child);
     if (pid < 0) {
-        if (cgroup >= 0)
-            cl__sys_close((int)cgroup);
+        cl__process_close(process);
         return pid;
     }
-    process->cgroup_fd = (int)cgroup;
     process->creator = process->child.parent;
     process->watch = cl__watch_open(process->child.pid, process->child.pidfd);
     process->took_terminal = (command->options & CL_OPT_FOREGROUND) != 0;
@@ -207,8 +226,8 @@ int64_t cl__process_signal_scope(cl_process *process, int signal)
     int64_t rc;
     pthread_mutex_lock(&process->lock);
     if (process->child.contained == CL_CONTAIN_CGROUP) {
-        rc = cl__cgroup_signal(process->cgroup_fd, signal);
-        if (rc == -ESRCH) /* nobody there, or no pidfds to signal members with: then the leader at least */
+        rc = signal == SIGKILL ? cl__cgroup_kill(process->cgroup_kill) : cl__cgroup_signal(process->cgroup_fd, signal);
+        if (rc < 0) /* nobody there, no pidfds or no free descriptor to signal members with: then the leader at least */
             rc = signal_leader(process, signal);
     } else if (process->child.contained == CL_CONTAIN_GROUP) {
         rc = signal_group(process, signal);

@@ -30,6 +30,7 @@ enum {
 
 /* What SIGKILL has not ended by then is in uninterruptible sleep, or frozen. */
 #define GIVE_UP_NS (5 * CL__NS_PER_S)
+#define REFUSED_NS (CL__NS_PER_S / 5)
 
 typedef enum phase { IDLE, RUNNING, DRAINING, DONE } phase;
 
@@ -188,8 +189,9 @@ static void open_tee(drained *out)
     if (out->tee < 0 || fstat(out->tee, &what) < 0)
         return;
     out->tee_is_socket = S_ISSOCK(what.st_mode);
-    if ((fcntl(out->tee, F_GETFL) & O_ACCMODE) == O_RDONLY || (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)))
-        return;
+    if ((fcntl(out->tee, F_GETFL) & O_ACCMODE) == O_RDONLY ||
+        (!S_ISFIFO(what.st_mode) && !cl__sys_is_slave_terminal(out->tee)))
+        return; /* other devices may give somebody else when opened: a terminal's master a new terminal */
     snprintf(path, sizeof path, "/proc/self/fd/%d", out->tee);
     int fd = (int)cl__sys_open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY);
     cl__lift(&fd);
@@ -227,6 +229,15 @@ static int64_t prepare(cl_run *run, const cl_run_options *options)
     return rc < 0 ? rc : prepare_stream(run, options, 1);
 }
 
+/* Before anything here is opened, and takes the number of a descriptor that the caller has closed. */
+static int64_t check_tees(const cl_run_options *options)
+{
+    for (int i = 0; i < 2; i++)
+        if (options->tee[i] >= 0 && !cl__sys_is_open(options->tee[i]))
+            return -EBADF;
+    return 0;
+}
+
 int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
                      const cl_environ *snapshot, int64_t at_most_ns)
 {
@@ -235,9 +246,14 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
     cl__process_reset(&run->process);
     run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
     run->phase = IDLE;
-    int64_t rc = prepare(run, options);
+    int stage = CL_STAGE_DESCRIPTORS;
+    int64_t rc = check_tees(options);
+    if (rc == 0) {
+        stage = CL_STAGE_PREPARE;
+        rc = prepare(run, options);
+    }
     if (rc < 0) {
-        run->process.child.stage = CL_STAGE_PREPARE;
+        run->process.child.stage = stage;
         run->process.child.error = (int)-rc;
         return rc;
     }
@@ -264,10 +280,9 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
 static void kill_scope(cl_run *run)
 {
     cl_process_signal_scope(&run->process, SIGKILL);
-    if (cl_process_signal(&run->process, SIGKILL) == -EPERM) /* by itself, should it have left its group */
-        run->kill_refused = 1;
-    if (run->give_up_at < 0)
-        run->give_up_at = from_now(GIVE_UP_NS);
+    run->kill_refused = cl_process_signal(&run->process, SIGKILL) == -EPERM; /* by itself, should it have left its group */
+    if (run->give_up_at < 0) /* refused, it may still be dying of the first signal, which went to all of its group */
+        run->give_up_at = from_now(run->kill_refused ? REFUSED_NS : GIVE_UP_NS);
 }
 
 /* Keep what fits below the cap. */
@@ -389,7 +404,7 @@ static int64_t next_timer(const cl_run *run, int64_t until)
     return until;
 }
 
-static void fire_timers(cl_run *run, int64_t now)
+static void fire_timers(cl_run *run, int64_t now, int has_looked)
 {
     if (run->deadline >= 0 && now >= run->deadline && run->phase == DRAINING) {
         run->deadline = -1;
@@ -409,7 +424,7 @@ static void fire_timers(cl_run *run, int64_t now)
         run->kill_at = -1;
         kill_scope(run);
     }
-    if (is_draining(run) && now >= run->drain_until) {
+    if (is_draining(run) && has_looked && now >= run->drain_until) {
         run->pipes_left_open = 1;
         if (run->killed_leftovers) { /* somebody outside the scope holds them */
             close_pipes(run);
@@ -530,7 +545,8 @@ int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
         int64_t period = run->phase == RUNNING ? cl__watch_period(run->process.watch, now - run->process.started_ns) : -1;
         if (period >= 0 && period < span)
             span = period;
-        int stalled = run->phase == DRAINING && tee_is_pending(run);
+        int draining = run->phase == DRAINING; /* so the pipes are looked at once after the end, also with no time for it */
+        int stalled = draining && tee_is_pending(run);
         int64_t ready = cl__sys_poll(set.fds, set.count, span > 0 ? span : 0);
         if (stalled && run->drain_until < INT64_MAX / 2)
             run->drain_until += cl__sys_now() - now; /* that time went to the tee's reader, not to who holds the pipe */
@@ -547,11 +563,9 @@ int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
         if (ready > 0 && run->deadline < 0 && run->kill_at < 0 && run->give_up_at < 0 && run->phase == RUNNING)
             continue; /* no timer could have fired */
         now = cl__sys_now();
-        fire_timers(run, now);
-        if (run->phase == RUNNING && run->kill_refused)
-            return -EPERM;
+        fire_timers(run, now, draining);
         if (run->phase == RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
-            return -ETIMEDOUT;
+            return run->kill_refused ? -EPERM : -ETIMEDOUT;
     }
 }
 
@@ -571,6 +585,15 @@ int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
     cl__process_close(&run->process);
     run->phase = DONE;
     return 1;
+}
+
+int64_t cl_run_forget(cl_run *run)
+{
+    if (run->phase == RUNNING || run->phase == DRAINING)
+        return -EBUSY;
+    for (int i = 0; i < 2; i++)
+        cl__buffer_trim(&run->out[i].kept, KEEP_BUFFER);
+    return 0;
 }
 
 int64_t cl_run_report_get(cl_run *run, cl_run_report *out)

@@ -140,6 +140,12 @@ int64_t cl__sys_get_foreground(int fd)
     return result_of(tcgetpgrp(fd));
 }
 
+int cl__sys_is_slave_terminal(int fd)
+{
+    char name[128]; /* only a pseudo-terminal's master can ask for its slave's */
+    return isatty(fd) && ioctl(fd, TIOCPTYGNAME, name) < 0;
+}
+
 int64_t cl__sys_set_foreground(int fd, int group)
 {
     return result_of(tcsetpgrp(fd, group));

@@ -220,6 +220,12 @@ int64_t cl__sys_get_foreground(int fd)
     return rc < 0 ? rc : group;
 }
 
+int cl__sys_is_slave_terminal(int fd)
+{
+    unsigned number; /* only a pseudo-terminal's master has one */
+    return isatty(fd) && CALL(__NR_ioctl, fd, TIOCGPTN, &number, 0) < 0;
+}
+
 CL__CHILD int64_t cl__sys_set_foreground(int fd, int group)
 {
     return CALL(__NR_ioctl, fd, TIOCSPGRP, &group, 0);

@@ -63,6 +63,11 @@ int64_t cl_run_step(cl_run *run, int64_t at_most_ns);
  * Blocks: yes. Threads: caller locks. */
 int64_t cl_run_abort(cl_run *run, int64_t at_most_ns);
 
+/* The captured output is not needed any more: free what is too large to be kept for the next run. -EBUSY while the child
+ * runs.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_run_forget(cl_run *run);
+
 /* Copy the report.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_run_report_get(cl_run *run, cl_run_report *out);

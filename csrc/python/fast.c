@@ -1,13 +1,15 @@
 /* The few calls that need the GIL, or to be C: cffi releases the GIL around every call. A second module in the shared
  * object of the cffi one, so that both share the core.
  *
- * make_enter(cls): an `__enter__` in C.
+ * make_with(cls): `__enter__` and `__exit__` in C.
  *
  * capture_environ(address): setenv(3), which os.environ calls holding the GIL, may move the table while it is read. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "../corelane.h"
+
+#include <signal.h>
 
 static PyObject *capture_environ(PyObject *self, PyObject *address)
 {
@@ -33,16 +35,56 @@ static PyObject *enter(PyObject *self, PyObject *unused)
 
 static PyMethodDef enter_method = {"__enter__", enter, METH_NOARGS, "The object itself, from now on killed if dropped."};
 
-static PyObject *make_enter(PyObject *self, PyObject *type)
+#define REAP_NS 5000000000LL /* what SIGKILL has not ended by then is in uninterruptible sleep */
+
+static void kill_and_reap(PyObject *self)
+{
+    PyObject *address = PyObject_GetAttrString(self, "_address");
+    cl_process *process = address ? PyLong_AsVoidPtr(address) : NULL;
+    Py_XDECREF(address);
+    if (!process)
+        return;
+    Py_BEGIN_ALLOW_THREADS
+    cl_process_signal_scope(process, SIGKILL);
+    cl_process_signal(process, SIGKILL);
+    cl_process_wait(process, REAP_NS);
+    Py_END_ALLOW_THREADS
+}
+
+/* The same at the other end: an exception at the start of an `__exit__` of Python's would leave it undone, and the child
+ * running for as long as somebody keeps the object. */
+static PyObject *leave(PyObject *self, PyObject *args)
+{
+    PyObject *type, *value, *trace;
+    PyObject *method = PyObject_GetAttrString(self, "_leave");
+    PyObject *result = method ? PyObject_CallObject(method, args) : NULL;
+    Py_XDECREF(method);
+    if (result)
+        return result;
+    PyErr_Fetch(&type, &value, &trace);
+    kill_and_reap(self); /* nothing is done twice: what is gone is not signalled, nor waited for */
+    PyErr_Restore(type, value, trace);
+    return NULL;
+}
+
+static PyMethodDef leave_method = {"__exit__", leave, METH_VARARGS, "End the child with its `with` block; see the class."};
+
+static PyObject *make_with(PyObject *self, PyObject *type)
 {
     (void)self;
     if (!PyType_Check(type))
         return PyErr_Format(PyExc_TypeError, "__enter__ is made for a class");
-    return PyDescr_NewMethod((PyTypeObject *)type, &enter_method);
+    PyObject *first = PyDescr_NewMethod((PyTypeObject *)type, &enter_method);
+    PyObject *second = first ? PyDescr_NewMethod((PyTypeObject *)type, &leave_method) : NULL;
+    PyObject *both = second ? PyTuple_Pack(2, first, second) : NULL;
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return both;
 }
 
 static PyMethodDef methods[] = {
-    {"make_enter", make_enter, METH_O, "make_enter(cls: type) -> method\n\nAn __enter__ that no signal interrupts."},
+    {"make_with", make_with, METH_O,
+     "make_with(cls: type) -> (__enter__, __exit__)\n\nMethods whose start no signal interrupts."},
     {"capture_environ", capture_environ, METH_O,
      "capture_environ(address: int) -> None\n\nCopy the environment into the cl_environ at that address."},
     {NULL, NULL, 0, NULL},

@@ -325,7 +325,7 @@ static void write_members(const char *path, int64_t last)
  * ends in the middle of a line. */
 static void reads_a_long_list_of_members(void)
 {
-    char dir[] = "/tmp/cl-process-XXXXXX", path[64];
+    char dir[] = "/tmp/cl-process-XXXXXX", path[64], kill_path[64];
     if (is_missing(CL_STRATEGY_VFORK))
         return; /* only Linux has cgroups */
     begin("the last of a thousand members", "stay");
@@ -340,6 +340,10 @@ static void reads_a_long_list_of_members(void)
     try.command.contain = CL_CONTAIN_CGROUP;
     try.command.strategy = CL_STRATEGY_VFORK;
     try.launch.cgroup_fd = MUST(open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    CHECK_IS(cl_process_spawn(process, &try.command, &try.launch, NULL), -ENOENT); /* there is no cgroup.kill */
+    CHECK_IS(report_of(process).stage, CL_STAGE_CGROUP);
+    snprintf(kill_path, sizeof kill_path, "%s/cgroup.kill", dir);
+    write_members(kill_path, -1);
     spawn_ready();
     close(try.launch.cgroup_fd); /* the process has its own copy */
     CHECK_IS(born.contained, CL_CONTAIN_CGROUP);
@@ -348,7 +352,8 @@ static void reads_a_long_list_of_members(void)
     must_end(other);
     CHECK_IS(report_of(other).status, SIGTERM);
     CHECK_IS(cl_process_state(process), CL_STATE_RUNNING); /* it is not on the list */
-    CHECK_IS(cl_process_signal_scope(process, SIGKILL), -ENOENT); /* there is no cgroup.kill */
+    CHECK_IS(cl_process_signal_scope(process, SIGKILL), 0); /* into the file, where no kernel reads it */
+    CHECK_IS(cl_process_state(process), CL_STATE_RUNNING);
     write_members(path, 0);
     CHECK_IS(cl_process_signal_scope(process, SIGTERM), 0); /* none of those is there: then the leader at least */
     must_end(process);
@@ -357,6 +362,7 @@ static void reads_a_long_list_of_members(void)
     close((int)other_born.pipe[1]);
     cl_process_free(other);
     MUST(unlink(path));
+    MUST(unlink(kill_path));
     MUST(rmdir(dir));
 }
 

@@ -171,9 +171,9 @@ static void tees(void)
 
     begin("tee to a closed descriptor", "both");
     options.tee[0] = 200;
-    finish();
-    output_is(0, "out\n");
-    CHECK_IS(result.tee_error, EBADF);
+    CHECK_IS(start(0), -EBADF); /* found before a pipe of ours could take that number */
+    get_result();
+    CHECK_IS(result.child.stage, CL_STAGE_DESCRIPTORS);
 
     begin("tee to a descriptor that is only read", "both");
     options.tee[1] = MUST(open("/dev/null", O_RDONLY | O_CLOEXEC));

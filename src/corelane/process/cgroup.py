@@ -108,9 +108,17 @@ class Scope:
                 f"cannot start {command}: no cgroup v2 hierarchy is mounted; use contain='group'", command=command
             )
         scope = cls(os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}"))
+        while os.path.exists(scope.path):  # left by a process that was killed, and had our number
+            scope = cls(os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}"))
         try:
             os.mkdir(scope.path)
             scope._directory = open_target(scope.path, command)
+            if not _has(scope.fd, "cgroup.kill"):
+                raise CgroupUnavailable(
+                    f"cannot start {command}: a cgroup in {where!r} could not be killed, it has no cgroup.kill: that "
+                    "needs cgroup v2 and Linux 5.14; use contain='group'",
+                    command=command,
+                )
         except CorelaneError:
             scope.close()
             raise
@@ -133,25 +141,48 @@ class Scope:
         Returns:
             Whether it is removed; False if something in it is still alive (a process in uninterruptible sleep).
         """
-        if self._closed:
+        if self._closed or self._maker != os.getpid():
             return True
         deadline = time.monotonic() + _EMPTY_WITHIN
         while wait and self.fd >= 0 and _event(self.fd, "populated") == "1" and time.monotonic() < deadline:
             time.sleep(0.0005)  # cgroup.events can be polled, but the kernel notifies at most every 10 ms
         if self._directory is not None:
             close(self._directory)
-        for directory, _, _ in os.walk(self.path, topdown=False):  # a cgroup's files go with it
-            try:
-                os.rmdir(directory)
-            except OSError:
-                break
-        self._closed = True
-        return not os.path.exists(self.path)
+        self._closed = _remove(self.path)
+        return self._closed
+
+    def is_gone(self) -> bool:
+        """For `dropped`: remove it if that can be done now."""
+        return self.close(wait=False)
 
     def __del__(self) -> None:
         # Only an exception at a bad moment, or a Process that was dropped, leaves it to this.
-        if self._maker == os.getpid():
-            self.close(wait=False)
+        self.close(wait=False)
+
+
+def _remove(path: str) -> bool:
+    """Remove a cgroup, and those that the child made below it; its files go with it. Whether it is gone."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # Looking for those below needs a descriptor, which there may be none of.
+        for directory, _, _ in os.walk(path, topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                return False
+        return not os.path.exists(path)
+    return True
+
+
+def _has(fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _event(fd: int, name: str) -> str | None:

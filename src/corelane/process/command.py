@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from corelane.process import stream
 from corelane.process.engine import execute
 from corelane.process.options import normalise
 from corelane.process.pack import Packed, pack
@@ -178,14 +179,10 @@ class Command:
 
     def lines(self, *, keepends: bool = False) -> Iterator[str]:
         """Run it and yield its stdout line by line, in bounded memory; see `stream.lines`."""
-        from corelane.process import stream
-
         return stream.lines(self._variant("stream", stdout=PIPE, capture=None), keepends)
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         """Run it and yield its stdout in pieces of at most `size` bytes, as they come; see `stream.chunks`."""
-        from corelane.process import stream
-
         return stream.chunks(self._variant("stream", stdout=PIPE, capture=None), size)
 
     # ---- for run and Process -----------------------------------------------------------------------------------
@@ -246,8 +243,9 @@ class Command:
         return self
 
     def __str__(self) -> str:
-        whole = quote(*self.args)
-        return whole if len(whole) <= 200 else whole[:197] + "..."
+        whole = quote(*[arg[:200] for arg in self.args[:200]])  # enough: each is a character and a blank at least
+        is_all = len(self.args) <= 200 and len(whole) <= 200
+        return whole if is_all else whole[:197] + "..."
 
     def __repr__(self) -> str:
         parts = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self._options.items()]

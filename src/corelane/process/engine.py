@@ -12,6 +12,7 @@ import os
 from corelane._ffi import check, ffi, lib
 from corelane.errors import (
     NonZeroExit,
+    NotOwner,
     OutputLimitExceeded,
     ProcessError,
     ProcessTimeout,
@@ -39,6 +40,7 @@ __all__ = ["execute"]
 _STEP_NS = 500_000_000
 _REAP_NS = 2_000_000_000
 _TAIL = 400  # bytes of stderr in a message
+_KEEP = 1 << 20  # bytes of output whose memory an engine may keep for its next run
 _EINTR = -errno.EINTR
 # Killed, and still there: what was read is kept, the child is reaped when it ends.
 _UNKILLABLE = {
@@ -51,7 +53,7 @@ _unpack = RUN_REPORT.unpack
 
 
 class _Engine:
-    __slots__ = ("buffer", "capture_at", "report", "run", "snapshot")
+    __slots__ = ("buffer", "capture_at", "maker", "report", "run", "snapshot")
 
     def __init__(self) -> None:
         made = ffi.new("cl_run **")
@@ -60,6 +62,11 @@ class _Engine:
         self.snapshot, self.capture_at = new_snapshot()
         self.report = ffi.new("cl_run_report *")
         self.buffer = ffi.buffer(self.report)
+        self.maker = os.getpid()
+
+    def is_gone(self) -> bool:
+        """For `dropped`."""
+        return bool(lib.cl_run_abort(self.run, 0))
 
 
 _idle: list[_Engine] = []
@@ -92,8 +99,11 @@ def execute(command: Command) -> Result:
         _report_get(engine.run, engine.report)
         report = _unpack(engine.buffer)
         stdout, stderr = _output(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
+        if max(report[layout.SIZES : layout.SIZES + 2]) > _KEEP:
+            lib.cl_run_forget(engine.run)  # an idle engine may idle for ever
     except BaseException:
-        lib.cl_run_abort(engine.run, _REAP_NS)
+        if lib.cl_run_abort(engine.run, _REAP_NS) == 0 and engine.maker == os.getpid():
+            dropped.waiting.append(engine.is_gone)  # it runs as somebody else, or is frozen
         raise
     finally:
         if not packed.reusable:
@@ -124,8 +134,14 @@ def _raise_failed(command: Command, engine: _Engine, result: Result, rc: int) ->
     if report[layout.STAGE]:
         _idle.append(engine)
         raise explain(command, report[layout.STAGE], report[layout.ERROR])
+    if engine.maker != os.getpid():
+        raise NotOwner(
+            f"this is a forked child (of process {engine.maker}, where a signal handler forked): its parent waits for "
+            f"{command}",
+            command=command,
+        )
     if rc in _UNKILLABLE:
-        dropped.waiting.append(lambda: bool(lib.cl_run_abort(engine.run, 0)))
+        dropped.waiting.append(engine.is_gone)
         message = f"{command} was to be killed, but has not ended: {_UNKILLABLE[rc]}. It is reaped when it ends"
         if report[layout.TIMED_OUT]:
             raise ProcessTimeout(message, command=command, result=result, timeout=command.option("timeout"))

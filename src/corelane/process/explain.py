@@ -3,6 +3,7 @@ is what the core reported."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -72,9 +73,9 @@ def explain(command: Command, stage_number: int, number: int) -> SpawnFailed:
 def _about_program(command: Command, number: int) -> str:
     program = os.fsdecode(command.option("program") or command.args[0])
     if number == errno.ENOENT and "/" not in program:
-        cwd = command.option("cwd")
+        cwd = _directory(command.option("cwd")) or ""
         for directory in _child_path(command).split(":"):
-            where = os.path.join(os.fsdecode(cwd) if isinstance(cwd, (str, bytes)) else "", directory, program)
+            where = os.path.join(cwd, directory, program)
             if os.path.isfile(where):
                 return f"the file {where!r} is there, but {_interpreter(where)} is not"
         return f"there is no {program!r} in PATH={_child_path(command)!r}"
@@ -93,9 +94,20 @@ def _child_path(command: Command) -> str:
     return "/bin:/usr/bin" if path is None else os.fsdecode(path)
 
 
+def _directory(cwd: str | bytes | int | None) -> str | None:
+    """Where the child's relative paths begin, as a path of ours; None if a descriptor has none here."""
+    if not isinstance(cwd, int):
+        return os.fsdecode(cwd or "")
+    path = f"/proc/self/fd/{cwd}"
+    return path if os.path.isdir(path) else None
+
+
 def _about_file(command: Command, program: str, number: int) -> str:
     cwd = command.option("cwd")
-    where = program if cwd is None or isinstance(cwd, int) else os.path.join(os.fsdecode(cwd), program)
+    directory = _directory(cwd)
+    if directory is None:
+        return ADVICE.get(number, "")
+    where = os.path.join(directory, program)
     if not os.path.lexists(where):
         relative = "" if os.path.isabs(program) or cwd is None else f" (relative to the child's cwd {cwd!r})"
         return f"there is no file {program!r}{relative}"
@@ -109,11 +121,13 @@ def _about_file(command: Command, program: str, number: int) -> str:
 
 
 def _interpreter(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            first = file.readline(256)
-    except OSError:
-        return "its interpreter"
+    first = b""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would have us wait for a writer
+        try:
+            first = os.read(fd, 256).partition(b"\n")[0]
+        finally:
+            os.close(fd)
     if first.startswith(b"#!"):
         return f"the interpreter {os.fsdecode(first[2:].split()[0] if first[2:].split() else b'')!r} of its #! line"
     return "the dynamic loader it was linked for"

@@ -15,7 +15,7 @@ import sys
 
 from corelane._ffi import PLATFORM, ffi, lib
 from corelane.errors import NotSupported, spawn_failed
-from corelane.process import cgroup
+from corelane.process import cgroup, dropped
 from corelane.process.explain import ADVICE
 from corelane.process.opened import close, opened
 from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File
@@ -116,8 +116,8 @@ class Packed:
         """Close what was opened for the run, and remove its cgroup."""
         for file in self._files:
             close(file)
-        if self.scope is not None:
-            self.scope.close()
+        if self.scope is not None and not self.scope.close():
+            dropped.waiting.append(self.scope.is_gone)
 
     # -- the parts, in the order of api/spawn.h ------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ spawn or run. It never kills by garbage collection.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from corelane._ffi import check, fast, ffi, lib
-from corelane.errors import NotOwner, NotSupported, ProcessTimeout
+from corelane.errors import CorelaneError, NotOwner, NotSupported, ProcessTimeout
 from corelane.process import dropped
 from corelane.process import result as layout
 from corelane.process.engine import raise_for_status
@@ -33,7 +34,7 @@ from corelane.process.vectored import read_batch, write_batch
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import IO, Any
+    from typing import IO, Any, NoReturn
 
     from corelane.process.command import Command
     from corelane.process.pack import Packed
@@ -66,7 +67,8 @@ class Process:
         strategy: how it was spawned. contained: the containment obtained, "group", "cgroup" or "none".
 
     Leaving a `with` block normally closes our ends of the pipes, waits for the child without a bound, and kills what is
-    left of its scope. Leaving it by an exception is `terminate()` - SIGTERM, five seconds, SIGKILL - before that.
+    left of its scope. Leaving it by an exception is `terminate()` - SIGTERM, five seconds, SIGKILL - and drops the
+    pipes, with what was not yet written.
     """
 
     stdin: IO[Any] | None
@@ -79,6 +81,7 @@ class Process:
         self._scope: Any = None
         self._kill_dropped = True  # until its caller has it; see Command.spawn
         self._ends: list[int] | None = None
+        self._maker = os.getpid()
         if isinstance(command.option("stdin"), (str, bytes, tuple)):
             raise ValueError(f"{command}: a Process is not fed; give stdin=PIPE and write to .stdin, or use run")
         if dropped.waiting:
@@ -86,6 +89,7 @@ class Process:
         made = ffi.new("cl_process **")
         check(lib.cl_process_new(made), "a process object")
         self._core: Any = ffi.gc(made[0], lib.cl_process_free)
+        self._address = int(ffi.cast("uintptr_t", made[0]))  # for `__exit__`
         packed = command.packed(for_run=for_run)
         try:
             # The scope lives as long as the child: it goes from the packed command, which is closed here, to us.
@@ -117,18 +121,29 @@ class Process:
         return report
 
     def _undo(self) -> None:
-        """The spawn failed, or an exception (Ctrl-C) came before the constructor's end: nothing may be left."""
+        """The spawn failed, or an exception (Ctrl-C) came before the constructor's end: nothing may be left. A second
+        Ctrl-C may come in here; then `__del__` does it again."""
         report = _report(self._core)
         if report[layout.PID] > 0:
-            lib.cl_process_signal_scope(self._core, _KILL)
-            lib.cl_process_signal(self._core, _KILL)
-            lib.cl_process_wait(self._core, nanoseconds(_REAP_WITHIN))
-            self.close()
-            for fd in report[layout.PIPES : layout.PIPES + 3] if self._ends is None else self._ends:
+            self._kill_and_reap()
+            if self._ends is None:
+                self._ends = list(report[layout.PIPES : layout.PIPES + 3])
+            for i, fd in enumerate(self._ends):
                 if fd >= 0:
+                    self._ends[i] = -1  # between this and the next line Python looks for no signal
                     os.close(fd)
-        if self._scope is not None:
-            self._scope.close()
+            self._drop_streams()
+        self._close_scope()
+
+    def _kill_and_reap(self) -> bool:
+        """SIGKILL to the scope, and whether the leader was gone in time."""
+        lib.cl_process_signal_scope(self._core, _KILL)
+        lib.cl_process_signal(self._core, _KILL)
+        return bool(lib.cl_process_wait(self._core, nanoseconds(_REAP_WITHIN)) == 1)
+
+    def _close_scope(self) -> None:
+        if self._scope is not None and not self._scope.close():
+            dropped.waiting.append(self._scope.is_gone)
 
     def _wrap(self, ends: list[int]) -> None:
         sizes = self.command.option("buffer_size", (0, 0, 0))
@@ -290,7 +305,7 @@ class Process:
             ProcessTimeout: even SIGKILL did not end it within 5 s (uninterruptible sleep).
         """
         grace = seconds("grace", grace)
-        self.signal_scope(_TERM)
+        self.signal_scope(_TERM)  # a child that we may not signal (a set-user-id program) is left to its user at once
         self.signal_scope(_CONT)
         self._wait(grace, reap=False)
         self.signal_scope(_KILL)  # also when the child is gone: it may have left others
@@ -348,32 +363,48 @@ class Process:
                 except BrokenPipeError:
                     continue  # what was still buffered is of no interest to a child that has closed its end
 
+    def _drop_streams(self) -> None:
+        """As `close`, but without a flush, which the child's pipe may have no room for, and without the locks of the
+        file objects: a thread that reads holds one as long as a descendant of the child's keeps the pipe open."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                buffer: Any = getattr(stream, "buffer", stream)
+                buffer.raw.close()
+
     def _end_scope(self) -> None:
         """What the child left is killed, the terminal taken back, the cgroup removed."""
         if self.contained != "none":
             lib.cl_process_signal_scope(self._core, _KILL)  # what belongs to another user is not ours to kill
-        self._wait(0)
+        if not self._wait(0):
+            dropped.waiting.append(_reaper(self._core, self._scope))  # it belongs to another user itself
         lib.cl_process_take_terminal(self._core)
-        if self._scope is not None:
-            self._scope.close()
+        self._close_scope()
 
     if TYPE_CHECKING:
 
         def __enter__(self) -> Process: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None: ...
+
+    def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """The end of a `with` block. `__exit__` is in C: should this be left by an exception, even before its first
+        line, it kills and reaps."""
+        if os.getpid() != self._maker:
+            self._drop_streams()  # what is still buffered is its owner's to write
+            self._foreign("ended")
         try:
-            if kind is not None:
-                self.terminate()
-            self.close()
-            self._wait(None, reap=False)
+            if kind is None:
+                self.close()
+                self._wait(None, reap=False)
+            else:
+                with contextlib.suppress(CorelaneError):  # the block's own exception is what its caller must see
+                    self.terminate()
+                self._drop_streams()
         except BaseException:
-            lib.cl_process_signal_scope(self._core, _KILL)
-            lib.cl_process_signal(self._core, _KILL)
-            self.close()
-            self._wait(_REAP_WITHIN, reap=False)
+            self._kill_and_reap()
+            self._drop_streams()
             raise
         finally:
             self._end_scope()
@@ -381,15 +412,23 @@ class Process:
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
-        if core is None or lib.cl_process_state(core) not in _ALIVE:
+        if core is None:
             return
-        if self._kill_dropped:  # an exception came before its caller had it, or before the end of its `with` block
+        is_alive = lib.cl_process_state(core) in _ALIVE
+        # An exception came before its caller had it, or before the end of its `with` block; perhaps a second one when
+        # the first was being answered.
+        if self._kill_dropped and (is_alive or self._ends is None or max(self._ends) >= 0):
             self._undo()
+            return
+        if not is_alive:
             return
         dropped.waiting.append(_reaper(core, self._scope))
         warnings.warn(
             f"{self!r} was dropped while it runs: use `with`, or wait()", ResourceWarning, source=self, stacklevel=2
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Process cannot be copied or pickled: it is one child, which its maker alone can wait for")
 
     def __repr__(self) -> str:
         return f"<Process {self.command} pid={getattr(self, 'pid', None)} returncode={self.returncode}>"
@@ -401,12 +440,15 @@ class Process:
 
     def _checked(self, rc: int, what: str) -> int:
         if rc == -errno.EPERM and _is_foreign(self._core):
-            raise NotOwner(
-                f"{self.command} (pid {self.pid}) was started by another process and cannot be {what} "
-                f"by its forked child (pid {os.getpid()})",
-                command=self.command,
-            )
+            self._foreign(what)
         return check(rc, f"{self.command} (pid {self.pid}) cannot be {what}")
+
+    def _foreign(self, what: str) -> NoReturn:
+        raise NotOwner(
+            f"{self.command} (pid {self.pid}) was started by another process and cannot be {what} "
+            f"by its forked child (pid {os.getpid()})",
+            command=self.command,
+        )
 
 
 def _reaper(core: Any, scope: Any) -> Callable[[], bool]:
@@ -422,7 +464,7 @@ def _reaper(core: Any, scope: Any) -> Callable[[], bool]:
     return is_gone
 
 
-Process.__enter__ = fast.make_enter(Process)  # type: ignore[method-assign]
+Process.__enter__, Process.__exit__ = fast.make_with(Process)  # type: ignore[method-assign]
 
 
 def _is_foreign(core: Any) -> bool:

@@ -8,6 +8,7 @@ the same bounded drain as in a run.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import fcntl
 import os
 import select
@@ -16,7 +17,7 @@ import termios
 import time
 from collections.abc import Iterator
 
-from corelane.errors import NotSupported, OutputLimitExceeded, ProcessTimeout
+from corelane.errors import CorelaneError, NotSupported, OutputLimitExceeded, ProcessTimeout
 from corelane.process.process import Process
 from corelane.process.redirect import PIPE
 
@@ -31,6 +32,7 @@ __all__ = ["chunks", "lines"]
 _MAX_LINE = 64 * 1024 * 1024
 _LOOK_EVERY = 0.01  # seconds, where no descriptor tells of the child's end
 _SLEEP_MOST = 1e6  # seconds: poll counts milliseconds in a C int
+_PIPE_AT_MOST = 1 << 20  # bytes that a pipe's capacity can be without privileges
 _READS = 16  # that are tried before the child and the clock are looked at again
 
 
@@ -41,7 +43,7 @@ def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byte
     next read. What the child writes during the grace after it is not read.
 
     Args:
-        size: most bytes in one piece.
+        size: most bytes in one piece; more than a pipe holds never come in one.
         mark_end: yield an empty piece after the last one, before the child's status is judged.
 
     Raises:
@@ -59,11 +61,13 @@ def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byte
         raise ValueError(
             f"{command}: nobody would read stderr=PIPE while stdout streams; use STDOUT, DEVNULL or a file"
         )
-    return _chunks(command, size, mark_end)
+    return _chunks(command, min(size, max(_PIPE_AT_MOST, command.option("pipe_size", (0, 0, 0))[1])), mark_end)
 
 
 def _chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[bytes]:
     with Process(command, for_run=True) as process:
+        if process.stdin is not None:
+            process.stdin.close()  # nobody could write to it: as in a run it is at its end
         source = _Source(process, command)
         try:
             while piece := source.read(size):
@@ -93,7 +97,8 @@ def lines(command: Command, keepends: bool) -> Iterator[str]:
 
 
 def _lines(command: Command, source: Iterator[bytes], keepends: bool) -> Iterator[str]:
-    decode = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))(command.option("errors", "strict")).decode
+    decoder = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))
+    decode = decoder(command.option("errors", "strict")).decode
     most = command.option("max_line", _MAX_LINE)
     pending: list[str] = []  # the pieces of a line whose end has not come
     held = 0  # its characters
@@ -141,6 +146,7 @@ class _Source:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._drain_until: float | None = None
         self._left = 0  # bytes that were in the pipe when the child ended: read however slow our caller is
+        self._maker = os.getpid()
         self._eager = _READS
         os.set_blocking(self._fd, False)  # our end of a pipe is a description of its own: the child's end blocks
         self._poll = select.poll()
@@ -153,6 +159,8 @@ class _Source:
 
     def read(self, size: int) -> bytes:
         """The next bytes; b"" at the end."""
+        if os.getpid() != self._maker:
+            self._process._foreign("read")  # by whom its parent would miss it
         while self._eager:  # a child that writes as fast as we read needs no poll for each piece
             self._eager -= 1
             try:
@@ -199,7 +207,8 @@ class _Source:
 
     def _time_out(self) -> None:
         grace = self._command.option("grace", 0.0)
-        self._process.terminate(grace)
+        with contextlib.suppress(CorelaneError):  # one that we may not signal has timed out too
+            self._process.terminate(grace)
         timeout = self._command.option("timeout")
         raise ProcessTimeout(
             f"{self._command} ran longer than {timeout:g} s and was killed with all in its scope "
