@@ -176,6 +176,14 @@ def test_limits():
     assert says == "(64, 128) (0, 0) (1024, 1024)"
 
 
+def test_two_names_of_one_file_are_one_file(tmp_path):
+    """Opened twice, stdout and stderr would overwrite each other."""
+    (tmp_path / "a").write_text("")
+    os.link(tmp_path / "a", tmp_path / "b")
+    corelane("--stdout", tmp_path / "a", "--stderr", tmp_path / "b", "sh", "-c", "echo out; echo err >&2")
+    assert (tmp_path / "a").read_text() == "out\nerr\n"
+
+
 def test_environment():
     show = "import os; print(*(os.environ.get(name) for name in ('ONE', 'TWO', 'HOME')))"
     here = {**os.environ, "ONE": "1", "HOME": "home"}

@@ -143,8 +143,10 @@ while True:
 def started(*argv, driver=None, **options):
     """A running `corelane run ARGV` in a group of its own; killed at the end if it is still there."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "process_group": 0} | options
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would stay ignored, by all of them
     command = driver(*argv) if driver else [CORELANE, "run", *map(str, argv)]
     with subprocess.Popen(command, **options) as proc:
+        signal.signal(signal.SIGHUP, before)
         try:
             yield proc
         finally:
@@ -518,3 +520,16 @@ def test_what_ends_in_the_background_does_not_take_the_terminal_either(terminal)
     shell.see(b"SIGCONT\r\n")
     os.kill(shell.job, signal.SIGTERM)
     assert shell.told("ended") == "7 other"
+
+
+@pytest.mark.parametrize("stream", ["--stdin", "--stdout"])
+def test_waiting_for_the_other_end_of_a_fifo_can_be_ended(stream, tmp_path):
+    """It is opened before the signals are taken over, or nothing but SIGKILL could."""
+    os.mkfifo(tmp_path / "fifo")
+    with started(stream, tmp_path / "fifo", "cat") as proc:
+        looks = 0
+        while looks < 100:  # in a row: it sleeps, and it is in no import
+            looks = looks + 1 if psutil.Process(proc.pid).status() == psutil.STATUS_SLEEPING else 0
+            time.sleep(0.001)
+        proc.terminate()
+        assert proc.wait(PATIENCE) == -signal.SIGTERM

@@ -52,9 +52,10 @@ def supervise(command: Command) -> tuple[Result, bool]:
         SpawnFailed, CgroupUnavailable, NotSupported, OSError, ValueError: it could not be started.
         ProcessTimeout: SIGKILL did not end it.
     """
+    packed = command.packed(for_run=True)  # opens files: a FIFO waits for its other end, and signals may end that
     taken = _block()
     bell = _Bell(taken)
-    with Process(command, for_run=True) as process:
+    with Process(command, for_run=True, packed=packed) as process:
         relay = _Relay(process, taken, bell)
         relay.watch()
         # Before it is reaped: until then nobody else's group can have its number.

@@ -208,9 +208,16 @@ def _options(
     options["stdin"] = None if stdin is None else File(stdin)
     options["stdout"] = None if stdout is None else File(stdout, append=append)
     options["stderr"] = None if stderr is None else File(stderr, append=append)
-    if stdout is not None and stderr is not None and os.path.realpath(stdout) == os.path.realpath(stderr):
+    if stdout is not None and stderr is not None and _are_one(stdout, stderr):
         options["stderr"] = STDOUT  # opened twice, each would overwrite the other
     return options
+
+
+def _are_one(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 # ---- its run and what is said ----------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Process:
     stdout: IO[Any] | None
     stderr: IO[Any] | None
 
-    def __init__(self, command: Command, *, for_run: bool = False) -> None:
+    def __init__(self, command: Command, *, for_run: bool = False, packed: Packed | None = None) -> None:
         self.command = command
         self.stdin = self.stdout = self.stderr = None
         self._scope: Any = None
@@ -90,7 +90,8 @@ class Process:
         check(lib.cl_process_new(made), "a process object")
         self._core: Any = ffi.gc(made[0], lib.cl_process_free)
         self._address = int(ffi.cast("uintptr_t", made[0]))  # for `__exit__`
-        packed = command.packed(for_run=for_run)
+        if packed is None:
+            packed = command.packed(for_run=for_run)
         try:
             # The scope lives as long as the child: it goes from the packed command, which is closed here, to us.
             self._scope, packed.scope = packed.scope, None
