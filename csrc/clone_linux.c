@@ -140,6 +140,27 @@ static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
     return clone3_on_stack(&request, job);
 }
 
+/* As by_clone3, but the caller is not held; flight_linux.c. `stack` is its low end. */
+int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid)
+{
+    clone_request request = {
+        .flags = CLONE_VM | CLONE_PIDFD | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEARS_HANDLERS,
+        .pidfd = (uintptr_t)pidfd,
+        .parent_tid = (uintptr_t)tid,
+        .child_tid = (uintptr_t)tid,
+        .exit_signal = SIGCHLD,
+        .stack = (uintptr_t)stack,
+        .stack_size = size,
+    };
+    if (cgroup_fd >= 0) {
+        request.flags |= CLONE_INTO_A_CGROUP;
+        request.cgroup = (uint64_t)cgroup_fd;
+    }
+    job->handlers_cleared = 1;
+    job->cgroup_fd = -1;
+    return clone3_on_stack(&request, job);
+}
+
 /* CLONE_PIDFD rather than a pidfd_open afterwards: a child that is gone by then (SIGCHLD ignored by the host, or a
  * foreign waitpid(-1)) would have no pidfd to ask. Before 5.2 the flag is ignored and *pidfd stays -1. */
 static int64_t by_vfork(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
@@ -171,7 +192,7 @@ static int64_t by_fork(cl__job *job, int cgroup_fd, int *pidfd)
 /* ---- what works here ---------------------------------------------------------------------------------------------- */
 
 enum { UNKNOWN = 0, WORKS = 1, MISSING = 2 };
-static _Atomic(int) clone3_works, memory_is_shared;
+static _Atomic(int) clone3_works, memory_is_shared, flights_work;
 
 /* Does a CLONE_VM|CLONE_VFORK child write in our memory, and are we held until it is gone? Under some emulators it is
  * a plain fork: then what it reports would be lost. Asked once, with a child that fails at once. */
@@ -196,6 +217,20 @@ static int shares_memory(void *stack)
         continue;
     cl__store_relaxed(&memory_is_shared, shared ? WORKS : MISSING);
     return shared;
+}
+
+/* Beside clone3: a close_range that closes (5.9), an honest CLONE_VM, and system calls that leave errno alone. */
+int cl__clone3_can_fly(void)
+{
+    int known = cl__load_relaxed(&flights_work); /* P2: relaxed; the answer is the same whoever asks */
+    if (known == UNKNOWN) {
+        void *stack = cl__sys_leaves_errno() && cl__sys_close_range(~0U, ~0U) == 0 ? stack_take() : NULL;
+        known = stack && shares_memory(stack) ? WORKS : MISSING;
+        if (stack)
+            stack_give(stack);
+        cl__store_relaxed(&flights_work, known);
+    }
+    return known == WORKS && cl__load_relaxed(&clone3_works) != MISSING;
 }
 
 int cl__clone_strategy(int wanted)

@@ -17,6 +17,7 @@ extern "C" {
 #include "api/spawn.h"
 #include "api/process.h"
 #include "api/run.h"
+#include "api/batch.h"
 
 #ifdef __cplusplus
 }

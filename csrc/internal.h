@@ -24,6 +24,7 @@
 /* ---- sys_*.c: one kernel call each, >= 0 or -errno, errno untouched where the platform allows. All of them may run
  * in a vfork child: no lock, no allocation, no thread-local state. -------------------------------------------------- */
 
+int cl__sys_leaves_errno(void);                        /* so that they may run beside the thread whose errno it is */
 int64_t cl__sys_open(const char *path, int flags);
 int64_t cl__sys_openat(int dir, const char *path, int flags);
 int64_t cl__sys_close(int fd);
@@ -37,6 +38,7 @@ int64_t cl__sys_set_cloexec(int fd);
 int64_t cl__sys_set_nonblocking(int fd);
 int cl__sys_is_open(int fd);
 int64_t cl__sys_cloexec_range(unsigned first, unsigned last);
+int64_t cl__sys_close_range(unsigned first, unsigned last);
 int64_t cl__sys_chdir(const char *path);
 int64_t cl__sys_fchdir(int fd);
 int64_t cl__sys_umask(int mask);
@@ -100,6 +102,7 @@ typedef struct cl__job {
     int cgroup_fd;            /* to be joined by the child, or -1 */
     int report_fd;            /* where the child says what failed; -1: `stage` and `error` are shared with the parent */
     int handlers_cleared;     /* CLONE_CLEAR_SIGHAND has done the dispositions */
+    int closes_others;        /* what is not in the map is closed before exec, rather than by it: see flight_linux.c */
     /* The answer. volatile: written by the child in the parent's memory while the parent is held in clone, so there
      * is no race, but the compiler must not think that clone leaves them alone. */
     volatile int stage;
@@ -121,6 +124,25 @@ enum { CL__BUSY_TRIES = 50, CL__BUSY_NAP_NS = 2000000 }; /* exec of a program th
  * its pid and a pidfd (or -1) once the child has exec'd or failed, or -errno: no child. */
 int64_t cl__clone_child(cl__job *job, int *strategy, int cgroup_fd, int *pidfd);
 int cl__clone_strategy(int wanted); /* what AUTO means here, or -errno of a strategy that is missing */
+
+/* flight.c: a job in one piece of memory */
+size_t cl__job_size(const cl__job *job);
+void cl__job_copy(const cl__job *from, cl__job *job, cl_command *command, void *memory);
+
+/* flight_*.c: children that nobody waits for between clone and exec. A pool has one user at a time. */
+typedef struct cl__flight cl__flight;
+typedef struct cl__flights {
+    cl__flight *idle;
+    size_t idle_count;
+} cl__flights;
+int cl__may_fly(const cl__job *job);
+int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out); /* with a copy of the job */
+void cl__flight_free(cl__flights *pool, cl__flight *flight);                     /* one that has landed, or never started */
+void cl__flights_close(cl__flights *pool);
+int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd);         /* its pid */
+int cl__flight_has_landed(cl__flight *flight, int *stage, int *error);          /* exec'd (stage 0), failed, or killed */
+int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid);
+int cl__clone3_can_fly(void);
 
 /* spawn_posix.c */
 int64_t cl__posix_child(cl__job *job, int *pidfd);
@@ -163,8 +185,11 @@ typedef struct cl__spawned {
     int pid, parent, pidfd, strategy, stage, error;
     int64_t contained;
     int parent_pipe[3];
+    cl__flight *flight; /* not exec'd yet, as far as is known; else NULL */
 } cl__spawned;
-int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__spawned *out);
+/* `flights`: where that can be, do not wait until the child has exec'd; NULL: do. */
+int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__flights *flights,
+                  cl__spawned *out);
 
 /* ---- exit_*.c: learning that a child has ended -------------------------------------------------------------------- */
 
@@ -212,11 +237,38 @@ struct cl_process {
 };
 
 void cl__process_init(cl_process *process);
+int64_t cl__process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
+                          const cl_environ *snapshot, cl__flights *flights);
+int64_t cl__process_settle(cl_process *process, cl__flights *flights); /* 1: it is known whether it has exec'd */
 void cl__process_close(cl_process *process); /* its descriptors; what is known of the child stays */
 void cl__process_reset(cl_process *process); /* the same, and ready for another child */
 int64_t cl__process_reap(cl_process *process);
 int64_t cl__process_signal_scope(cl_process *process, int signal); /* of a child that is known to be ours */
 int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; does not reap */
+
+/* ---- poller_*.c: waiting for many descriptors ---------------------------------------------------------------------- */
+
+typedef struct cl__ready {
+    uint64_t key;
+    int hup; /* whoever wrote will write no more */
+} cl__ready;
+
+enum { CL__READY_MOST = 256 };
+
+typedef struct cl__poller {
+    int fd;    /* to be waited for by others; -1 where there is none */
+    int timer;
+    struct pollfd *fds; /* poller_poll.c */
+    uint64_t *keys;
+    size_t count, room, first;
+} cl__poller;
+
+int64_t cl__poller_open(cl__poller *poller);
+void cl__poller_close(cl__poller *poller);
+int64_t cl__poller_add(cl__poller *poller, int fd, int writes, uint64_t key);
+void cl__poller_remove(cl__poller *poller, int fd); /* before it is closed */
+int64_t cl__poller_wait(cl__poller *poller, cl__ready *out, int most, int64_t span); /* most <= CL__READY_MOST */
+int64_t cl__poller_arm(cl__poller *poller, int64_t when); /* its fd becomes readable then, too; < 0: no more */
 
 /* ---- buffer.c ----------------------------------------------------------------------------------------------------- */
 
@@ -226,5 +278,51 @@ typedef struct cl__buffer {
 } cl__buffer;
 int64_t cl__buffer_room(cl__buffer *buffer, size_t least, size_t first); /* at least that many bytes free */
 void cl__buffer_trim(cl__buffer *buffer, size_t keep);                   /* forget the contents; free above `keep` */
+
+/* ---- run.c, for batch.c ------------------------------------------------------------------------------------------- */
+
+typedef enum cl__phase { CL__IDLE, CL__RUNNING, CL__DRAINING, CL__DONE } cl__phase;
+
+typedef struct cl__drained {
+    int fd;           /* -1: at end of file, or never a pipe */
+    int tee;          /* -1: none, or it failed */
+    int tee_own;      /* a non-blocking description of our own of the tee's file, or -1 */
+    int tee_is_socket;
+    size_t first;     /* first size of the buffer */
+    cl__buffer kept;
+    uint8_t *chunk;   /* allocated where there is a tee: bytes between us and the two destinations */
+    size_t chunk_size, chunk_teed;
+    int64_t teeing_since; /* when the chunk began to wait for its tee, or the drain did */
+} cl__drained;
+
+struct cl_run {
+    cl_process process;
+    cl__phase phase;
+    cl__drained out[2];
+    int in;           /* our end of stdin, or -1 */
+    const cl_piece *feed;
+    uint64_t feed_count, feed_at;
+    size_t feed_offset;
+    int64_t max_output;
+    int limit_action;
+    int64_t deadline, kill_at, drain_until, give_up_at, look_at; /* absolute, or -1 */
+    int64_t grace_ns, drain_ns;
+    int kill_refused; /* the child runs as somebody else (sudo): it will not end for us */
+    int timed_out, limit_hit, pipes_left_open, tee_error, killed_leftovers;
+    cl__poller *poller; /* what watches its descriptors, or NULL: the step does */
+    uint8_t *scratch;   /* CL__SCRATCH bytes to read to, or NULL */
+};
+
+enum { CL__SCRATCH = 65536 };
+enum { CL__READY_EXIT = 0, CL__READY_IN = 1, CL__READY_OUT = 2, CL__READY_ERR = 3 }; /* the low bits of a key */
+
+int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
+                      const cl_environ *snapshot, cl__flights *flights);
+int64_t cl__run_watch(cl_run *run, cl__poller *poller, uint64_t key);
+int64_t cl__run_ready(cl_run *run, int which, int hup);
+/* What time has brought. `has_looked`: the pipes were asked once since the child's end was known. 1: all is done. */
+int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked);
+int64_t cl__run_timer(const cl_run *run); /* when to advance at the latest */
+void cl__run_kill(cl_run *run);
 
 #endif

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PORTABLE = os.environ.get("CORELANE_PORTABLE", "") not in ("", "0")
 
 # The order in which both the C compiler (through corelane.h) and cdef() read the public declarations.
-API = ["csrc/api/system.h", "csrc/api/spawn.h", "csrc/api/process.h", "csrc/api/run.h"]
+API = ["csrc/api/system.h", "csrc/api/spawn.h", "csrc/api/process.h", "csrc/api/run.h", "csrc/api/batch.h"]
 
 COMMON = [
     "csrc/spawn.c",
@@ -32,6 +32,7 @@ COMMON = [
     "csrc/spawn_wire.c",
     "csrc/spawn_paths.c",
     "csrc/report.c",
+    "csrc/flight.c",
     "csrc/spawner.c",
     "csrc/stdio.c",
     "csrc/environ.c",
@@ -40,13 +41,34 @@ COMMON = [
     "csrc/cgroup.c",
     "csrc/run.c",
     "csrc/buffer.c",
+    "csrc/batch.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
 PLATFORM = {
-    "linux": ["csrc/clone_linux.c", "csrc/exit_linux.c", "csrc/others_walk.c"],
-    "portable": ["csrc/clone_none.c", "csrc/exit_posix.c", "csrc/exit_portable.c", "csrc/others_walk.c"],
-    "darwin": ["csrc/clone_none.c", "csrc/exit_posix.c", "csrc/exit_darwin.c", "csrc/others_darwin.c"],
+    "linux": [
+        "csrc/clone_linux.c",
+        "csrc/flight_linux.c",
+        "csrc/exit_linux.c",
+        "csrc/others_walk.c",
+        "csrc/poller_epoll.c",
+    ],
+    "portable": [
+        "csrc/clone_none.c",
+        "csrc/flight_none.c",
+        "csrc/exit_posix.c",
+        "csrc/exit_portable.c",
+        "csrc/others_walk.c",
+        "csrc/poller_poll.c",
+    ],
+    "darwin": [
+        "csrc/clone_none.c",
+        "csrc/flight_none.c",
+        "csrc/exit_posix.c",
+        "csrc/exit_darwin.c",
+        "csrc/others_darwin.c",
+        "csrc/poller_poll.c",
+    ],
 }
 # A second module in the same shared object, for calls too short to release the GIL around.
 PYTHON = ["csrc/python/fast.c"]

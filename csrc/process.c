@@ -80,8 +80,8 @@ static int64_t hold_cgroup(cl_process *process, int dir)
     return 0;
 }
 
-int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
-                         const cl_environ *snapshot)
+int64_t cl__process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
+                          const cl_environ *snapshot, cl__flights *flights)
 {
     if (process->child.pid > 0)
         return -EBUSY;
@@ -94,7 +94,7 @@ int64_t cl_process_spawn(cl_process *process, const cl_command *command, const c
         }
     }
     process->started_ns = cl__sys_now();
-    int64_t pid = cl__spawn(command, launch, snapshot, &process->child);
+    int64_t pid = cl__spawn(command, launch, snapshot, flights, &process->child);
     if (pid < 0) {
         cl__process_close(process);
         return pid;
@@ -103,6 +103,24 @@ int64_t cl_process_spawn(cl_process *process, const cl_command *command, const c
     process->watch = cl__watch_open(process->child.pid, process->child.pidfd);
     process->took_terminal = (command->options & CL_OPT_FOREGROUND) != 0;
     return pid;
+}
+
+int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
+                         const cl_environ *snapshot)
+{
+    return cl__process_spawn(process, command, launch, snapshot, NULL);
+}
+
+int64_t cl__process_settle(cl_process *process, cl__flights *flights)
+{
+    cl__spawned *child = &process->child;
+    if (!child->flight)
+        return 1;
+    if (!cl__flight_has_landed(child->flight, &child->stage, &child->error))
+        return 0;
+    cl__flight_free(flights, child->flight);
+    child->flight = NULL;
+    return 1;
 }
 
 /* Caller holds the lock. 1: reaped, now or before. */

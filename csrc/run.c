@@ -21,6 +21,7 @@
 
 enum {
     DRAIN_CHUNK = 65536,      /* a pipe's default capacity: one read empties it */
+    ASIDE = 16384,
     KEEP_BUFFER = 1 << 20,    /* memory a run keeps from child to child, per stream */
     FEED_PIECES = 64,         /* pieces per writev */
     FEED_TURNS = 8,           /* writevs before the other pipes and the timers are looked at */
@@ -31,36 +32,6 @@ enum {
 /* What SIGKILL has not ended by then is in uninterruptible sleep, or frozen. */
 #define GIVE_UP_NS (5 * CL__NS_PER_S)
 #define REFUSED_NS (CL__NS_PER_S / 5)
-
-typedef enum phase { IDLE, RUNNING, DRAINING, DONE } phase;
-
-typedef struct drained {
-    int fd;           /* -1: at end of file, or never a pipe */
-    int tee;          /* -1: none, or it failed */
-    int tee_own;      /* a non-blocking description of our own of the tee's file, or -1 */
-    int tee_is_socket;
-    size_t first;     /* first size of the buffer */
-    cl__buffer kept;
-    uint8_t *chunk;   /* allocated where there is a tee or a cap: bytes between us and the two destinations */
-    size_t chunk_size, chunk_teed;
-    int64_t teeing_since; /* when the chunk began to wait for its tee, or the drain did */
-} drained;
-
-struct cl_run {
-    cl_process process;
-    phase phase;
-    drained out[2];
-    int in;           /* our end of stdin, or -1 */
-    const cl_piece *feed;
-    uint64_t feed_count, feed_at;
-    size_t feed_offset;
-    int64_t max_output;
-    int limit_action;
-    int64_t deadline, kill_at, drain_until, give_up_at; /* absolute, or -1 */
-    int64_t grace_ns, drain_ns;
-    int kill_refused; /* the child runs as somebody else (sudo): it will not end for us */
-    int timed_out, limit_hit, pipes_left_open, tee_error, killed_leftovers;
-};
 
 int64_t cl_run_new(cl_run **out)
 {
@@ -80,6 +51,14 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
+/* Close one that a poller may watch. */
+static void drop(cl_run *run, int *fd)
+{
+    if (run->poller && *fd >= 0)
+        cl__poller_remove(run->poller, *fd);
+    close_fd(fd);
+}
+
 static void close_pipes(cl_run *run)
 {
     for (int i = 0; i < 2; i++) {
@@ -87,16 +66,16 @@ static void close_pipes(cl_run *run)
             run->out[i].tee = -1;
         close_fd(&run->out[i].tee_own);
     }
-    close_fd(&run->in);
-    close_fd(&run->out[0].fd);
-    close_fd(&run->out[1].fd);
+    drop(run, &run->in);
+    drop(run, &run->out[0].fd);
+    drop(run, &run->out[1].fd);
 }
 
 void cl_run_free(cl_run *run)
 {
     if (!run)
         return;
-    if (run->phase == RUNNING || run->phase == DRAINING)
+    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
         cl_run_abort(run, CL__NS_PER_S);
     close_pipes(run);
     cl__process_reset(&run->process);
@@ -165,7 +144,7 @@ static void feed(cl_run *run)
         }
         run->feed_offset += left;
     }
-    close_fd(&run->in);
+    drop(run, &run->in);
 }
 
 static int64_t feed_left(const cl_run *run)
@@ -181,7 +160,7 @@ static int64_t feed_left(const cl_run *run)
 /* A pipe or terminal that polls writable may still block the write: another writer was faster (the other stream, with one
  * tee for both), or a terminal has room for a part. The given description is shared, so its flags are not ours: the file
  * is opened once more, and a socket, which cannot be, is asked call by call. */
-static void open_tee(drained *out)
+static void open_tee(cl__drained *out)
 {
     struct stat what;
     char path[32];
@@ -201,16 +180,16 @@ static void open_tee(drained *out)
 
 static int64_t prepare_stream(cl_run *run, const cl_run_options *options, int i)
 {
-    drained *out = &run->out[i];
+    cl__drained *out = &run->out[i];
     int64_t first = options->buffer[i];
     cl__buffer_trim(&out->kept, first > 0 && (size_t)first != out->kept.capacity ? 0 : KEEP_BUFFER);
     out->fd = -1;
     out->tee = options->tee[i];
     out->first = first > 0 ? (size_t)first : i == 0 ? 8192 : 4096;
     out->chunk_size = out->chunk_teed = 0;
-    if ((out->tee >= 0 || run->max_output >= 0) && !out->chunk)
+    if (out->tee >= 0 && !out->chunk)
         out->chunk = malloc(DRAIN_CHUNK);
-    return (out->tee >= 0 || run->max_output >= 0) && !out->chunk ? -ENOMEM : 0;
+    return out->tee >= 0 && !out->chunk ? -ENOMEM : 0;
 }
 
 static int64_t prepare(cl_run *run, const cl_run_options *options)
@@ -222,7 +201,7 @@ static int64_t prepare(cl_run *run, const cl_run_options *options)
     run->limit_action = options->limit_action;
     run->grace_ns = options->grace_ns;
     run->drain_ns = options->drain_ns;
-    run->deadline = run->kill_at = run->drain_until = run->give_up_at = -1;
+    run->deadline = run->kill_at = run->drain_until = run->give_up_at = run->look_at = -1;
     run->kill_refused = 0;
     run->timed_out = run->limit_hit = run->pipes_left_open = run->tee_error = run->killed_leftovers = 0;
     int64_t rc = prepare_stream(run, options, 0);
@@ -238,14 +217,14 @@ static int64_t check_tees(const cl_run_options *options)
     return 0;
 }
 
-int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
-                     const cl_environ *snapshot, int64_t at_most_ns)
+int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
+                      const cl_environ *snapshot, cl__flights *flights)
 {
-    if (run->phase == RUNNING || run->phase == DRAINING)
+    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
         return -EBUSY;
     cl__process_reset(&run->process);
     run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
-    run->phase = IDLE;
+    run->phase = CL__IDLE;
     int stage = CL_STAGE_DESCRIPTORS;
     int64_t rc = check_tees(options);
     if (rc == 0) {
@@ -257,10 +236,10 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
         run->process.child.error = (int)-rc;
         return rc;
     }
-    rc = cl_process_spawn(&run->process, command, launch, snapshot);
+    rc = cl__process_spawn(&run->process, command, launch, snapshot, flights);
     if (rc < 0)
         return rc;
-    run->phase = RUNNING;
+    run->phase = CL__RUNNING;
     for (int i = 0; i < 2; i++)
         open_tee(&run->out[i]);
     run->in = run->process.child.parent_pipe[0];
@@ -272,7 +251,14 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
         cl__sys_set_nonblocking(run->in);
         feed(run); /* most inputs fit into the pipe: no need to wait until it polls writable */
     }
-    return cl_run_step(run, at_most_ns);
+    return 0;
+}
+
+int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
+                     const cl_environ *snapshot, int64_t at_most_ns)
+{
+    int64_t rc = cl__run_begin(run, command, launch, options, snapshot, NULL);
+    return rc < 0 ? rc : cl_run_step(run, at_most_ns);
 }
 
 /* ---- stdout and stderr -------------------------------------------------------------------------------------------- */
@@ -286,7 +272,7 @@ static void kill_scope(cl_run *run)
 }
 
 /* Keep what fits below the cap. */
-static int64_t keep(cl_run *run, drained *out, const uint8_t *data, size_t size)
+static int64_t keep(cl_run *run, cl__drained *out, const uint8_t *data, size_t size)
 {
     size_t room = size;
     if (run->max_output >= 0 && out->kept.size + size > (uint64_t)run->max_output) {
@@ -295,7 +281,8 @@ static int64_t keep(cl_run *run, drained *out, const uint8_t *data, size_t size)
             kill_scope(run);
         run->limit_hit = 1;
     }
-    int64_t rc = room ? cl__buffer_room(&out->kept, room, out->first) : 0;
+    /* A batch has many streams, and most say little. */
+    int64_t rc = room ? cl__buffer_room(&out->kept, room, run->scratch ? room : out->first) : 0;
     if (rc < 0 || !room)
         return rc;
     memcpy(out->kept.data + out->kept.size, data, room);
@@ -303,8 +290,18 @@ static int64_t keep(cl_run *run, drained *out, const uint8_t *data, size_t size)
     return 0;
 }
 
+/* Through memory that is not the stream's own, where there may be nothing to read, or where not all is kept. */
+static int64_t read_aside(cl_run *run, cl__drained *out)
+{
+    uint8_t own[ASIDE];
+    uint8_t *data = run->scratch ? run->scratch : own;
+    int64_t got = cl__sys_read(out->fd, data, run->scratch ? CL__SCRATCH : sizeof own);
+    int64_t rc = got > 0 ? keep(run, out, data, (size_t)got) : 0;
+    return rc < 0 ? rc : got;
+}
+
 /* No tee and no cap: straight into the buffer. */
-static int64_t read_directly(drained *out)
+static int64_t read_directly(cl__drained *out)
 {
     int64_t rc = cl__buffer_room(&out->kept, out->first < DRAIN_CHUNK ? out->first / 2 + 1 : DRAIN_CHUNK / 2, out->first);
     if (rc < 0)
@@ -316,31 +313,32 @@ static int64_t read_directly(drained *out)
     return rc;
 }
 
-static int64_t read_by_chunk(cl_run *run, drained *out)
+static int64_t read_by_chunk(cl_run *run, cl__drained *out)
 {
     int64_t got = cl__sys_read(out->fd, out->chunk, DRAIN_CHUNK);
     if (got <= 0)
         return got;
     int64_t rc = keep(run, out, out->chunk, (size_t)got);
-    out->chunk_size = out->tee >= 0 ? (size_t)got : 0;
+    out->chunk_size = (size_t)got;
     out->chunk_teed = 0;
-    out->teeing_since = run->phase == DRAINING ? cl__sys_now() : 0;
+    out->teeing_since = run->phase == CL__DRAINING ? cl__sys_now() : 0;
     return rc < 0 ? rc : got;
 }
 
 /* One read: poll has said that it will not block, and it is not known that a second one would not. */
-static int64_t drain_once(cl_run *run, drained *out)
+static int64_t drain_once(cl_run *run, cl__drained *out)
 {
-    int64_t rc = out->chunk && (out->tee >= 0 || run->max_output >= 0) ? read_by_chunk(run, out) : read_directly(out);
+    int aside = run->max_output >= 0 || (run->scratch && !out->kept.capacity);
+    int64_t rc = out->tee >= 0 ? read_by_chunk(run, out) : aside ? read_aside(run, out) : read_directly(out);
     if (rc == -EINTR || rc == -EAGAIN)
         return 0;
     if (rc == 0)
-        close_fd(&out->fd);
+        drop(run, &out->fd);
     return rc < 0 ? rc : 0;
 }
 
 /* After a hang-up everything that will ever come is in the pipe, so read to the end at once. */
-static int64_t drain_to_end(cl_run *run, drained *out)
+static int64_t drain_to_end(cl_run *run, cl__drained *out)
 {
     int64_t rc = 0;
     while (rc == 0 && out->fd >= 0 && out->chunk_size == 0)
@@ -348,7 +346,7 @@ static int64_t drain_to_end(cl_run *run, drained *out)
     return rc;
 }
 
-static void tee_once(cl_run *run, drained *out)
+static void tee_once(cl_run *run, cl__drained *out)
 {
     size_t left = out->chunk_size - out->chunk_teed;
     struct iovec piece = {.iov_base = out->chunk + out->chunk_teed, .iov_len = left < TEE_CHUNK ? left : TEE_CHUNK};
@@ -391,13 +389,13 @@ static int pipes_are_done(const cl_run *run)
 /* Waiting for whoever holds the pipes, and not for a tee's slow reader, for whom all is there. */
 static int is_draining(const cl_run *run)
 {
-    return run->phase == DRAINING && !tee_is_pending(run);
+    return run->phase == CL__DRAINING && !tee_is_pending(run);
 }
 
 static int64_t next_timer(const cl_run *run, int64_t until)
 {
     const int64_t timers[] = {run->deadline, run->kill_at, is_draining(run) ? run->drain_until : -1,
-                              run->phase == RUNNING ? run->give_up_at : -1};
+                              run->phase == CL__RUNNING ? run->give_up_at : -1};
     for (size_t i = 0; i < sizeof timers / sizeof *timers; i++)
         if (timers[i] >= 0 && timers[i] < until)
             until = timers[i];
@@ -406,7 +404,7 @@ static int64_t next_timer(const cl_run *run, int64_t until)
 
 static void fire_timers(cl_run *run, int64_t now, int has_looked)
 {
-    if (run->deadline >= 0 && now >= run->deadline && run->phase == DRAINING) {
+    if (run->deadline >= 0 && now >= run->deadline && run->phase == CL__DRAINING) {
         run->deadline = -1;
         give_up_tees(run, ETIMEDOUT); /* the child made it, its tee did not */
     } else if (run->deadline >= 0 && now >= run->deadline) {
@@ -456,10 +454,10 @@ static short add(waited *set, int fd, short events)
 static void fill_poll(const cl_run *run, waited *set)
 {
     set->count = 0;
-    set->exit = add(set, run->phase == RUNNING ? run->process.watch : -1, POLLIN);
+    set->exit = add(set, run->phase == CL__RUNNING ? run->process.watch : -1, POLLIN);
     set->in = add(set, run->in, POLLOUT);
     for (int i = 0; i < 2; i++) {
-        const drained *out = &run->out[i];
+        const cl__drained *out = &run->out[i];
         set->out[i] = out->chunk_size ? add(set, out->tee, POLLOUT) : add(set, out->fd, POLLIN);
     }
 }
@@ -475,7 +473,7 @@ static int64_t serve_pipes(cl_run *run, const waited *set)
     if (events_at(set, set->in))
         feed(run);
     for (int i = 0; i < 2 && rc >= 0; i++) {
-        drained *out = &run->out[i];
+        cl__drained *out = &run->out[i];
         short events = events_at(set, set->out[i]);
         if (!events)
             continue;
@@ -489,7 +487,7 @@ static int64_t serve_pipes(cl_run *run, const waited *set)
 
 static void child_ended(cl_run *run)
 {
-    run->phase = DRAINING;
+    run->phase = CL__DRAINING;
     run->kill_at = -1;
     if (run->timed_out)
         give_up_tees(run, ETIMEDOUT);
@@ -497,7 +495,9 @@ static void child_ended(cl_run *run)
         run->deadline = -1; /* it made it; the drain has a bound of its own, and only a tee's reader has not */
     run->drain_until = from_now(run->drain_ns);
     run->out[0].teeing_since = run->out[1].teeing_since = cl__sys_now();
-    close_fd(&run->in);
+    drop(run, &run->in);
+    if (run->poller && run->process.watch >= 0)
+        cl__poller_remove(run->poller, run->process.watch);
 }
 
 /* What the child left behind is killed while the unreaped leader still holds the group's number; then it is reaped. */
@@ -506,32 +506,34 @@ static int64_t finish(cl_run *run)
     if (run->process.child.contained != CL_CONTAIN_NONE)
         cl__process_signal_scope(&run->process, SIGKILL);
     int64_t rc = cl__process_reap(&run->process);
-    if (rc == 0)
-        cl__sys_nap(CL__NOT_YET_NAP_NS);
     if (rc != 1)
         return rc;
     cl_process_take_terminal(&run->process);
     close_pipes(run);
     cl__process_close(&run->process); /* an idle run holds no descriptor */
-    run->phase = DONE;
+    run->phase = CL__DONE;
     return 1;
 }
 
 int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
 {
-    if (run->phase == DONE)
+    if (run->phase == CL__DONE)
         return 1;
-    if (run->phase == IDLE)
+    if (run->phase == CL__IDLE)
         return -EINVAL;
     if (run->process.creator != (int)cl__sys_getpid())
         return -EPERM;
     int64_t began = 0, until = -1;
     for (;;) {
         /* With all pipes at their end the child is most likely gone: look, rather than sleep first. */
-        if (run->phase == RUNNING && began && pipes_are_done(run) && cl__process_ended(&run->process) == 1)
+        if (run->phase == CL__RUNNING && began && pipes_are_done(run) && cl__process_ended(&run->process) == 1)
             child_ended(run);
-        if (run->phase == DRAINING && pipes_are_done(run))
-            return finish(run);
+        if (run->phase == CL__DRAINING && pipes_are_done(run)) {
+            int64_t rc = finish(run);
+            if (rc == 0)
+                cl__sys_nap(CL__NOT_YET_NAP_NS);
+            return rc;
+        }
         waited set;
         int64_t now = cl__sys_now();
         if (!began) {
@@ -542,10 +544,10 @@ int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
         }
         fill_poll(run, &set);
         int64_t span = next_timer(run, until) - now;
-        int64_t period = run->phase == RUNNING ? cl__watch_period(run->process.watch, now - run->process.started_ns) : -1;
+        int64_t period = run->phase == CL__RUNNING ? cl__watch_period(run->process.watch, now - run->process.started_ns) : -1;
         if (period >= 0 && period < span)
             span = period;
-        int draining = run->phase == DRAINING; /* so the pipes are looked at once after the end, also with no time for it */
+        int draining = run->phase == CL__DRAINING; /* so the pipes are looked at once after the end, also with no time for it */
         int stalled = draining && tee_is_pending(run);
         int64_t ready = cl__sys_poll(set.fds, set.count, span > 0 ? span : 0);
         if (stalled && run->drain_until < INT64_MAX / 2)
@@ -558,23 +560,82 @@ int64_t cl_run_step(cl_run *run, int64_t at_most_ns)
         int64_t rc = serve_pipes(run, &set);
         if (rc < 0)
             return rc;
-        if (run->phase == RUNNING && (events_at(&set, set.exit) || (period >= 0 && cl__process_ended(&run->process) == 1)))
+        if (run->phase == CL__RUNNING && (events_at(&set, set.exit) || (period >= 0 && cl__process_ended(&run->process) == 1)))
             child_ended(run);
-        if (ready > 0 && run->deadline < 0 && run->kill_at < 0 && run->give_up_at < 0 && run->phase == RUNNING)
+        if (ready > 0 && run->deadline < 0 && run->kill_at < 0 && run->give_up_at < 0 && run->phase == CL__RUNNING)
             continue; /* no timer could have fired */
         now = cl__sys_now();
         fire_timers(run, now, draining);
-        if (run->phase == RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
+        if (run->phase == CL__RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
             return run->kill_refused ? -EPERM : -ETIMEDOUT;
     }
 }
 
+/* ---- for those who wait for many runs ----------------------------------------------------------------------------- */
+
+int64_t cl__run_watch(cl_run *run, cl__poller *poller, uint64_t key)
+{
+    const int fds[] = {run->process.watch, run->in, run->out[0].fd, run->out[1].fd};
+    int64_t rc = 0;
+    run->poller = poller;
+    if (run->process.watch < 0)
+        run->look_at = from_now(cl__watch_period(-1, 0));
+    for (int which = 0; which < 4 && rc == 0; which++)
+        if (fds[which] >= 0)
+            rc = cl__poller_add(poller, fds[which], which == CL__READY_IN, key | (uint64_t)which);
+    return rc;
+}
+
+int64_t cl__run_ready(cl_run *run, int which, int hup)
+{
+    cl__drained *out = &run->out[which == CL__READY_ERR];
+    if (which == CL__READY_EXIT && run->phase == CL__RUNNING)
+        child_ended(run);
+    else if (which == CL__READY_IN && run->in >= 0)
+        feed(run);
+    else if (which >= CL__READY_OUT && out->fd >= 0)
+        return hup ? drain_to_end(run, out) : drain_once(run, out);
+    return 0;
+}
+
+int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked)
+{
+    if (run->phase == CL__RUNNING && run->look_at >= 0 && now >= run->look_at) {
+        if (cl__process_ended(&run->process) == 1)
+            child_ended(run);
+        run->look_at = later(now, cl__watch_period(-1, now - run->process.started_ns));
+    }
+    fire_timers(run, now, has_looked);
+    if (run->phase == CL__RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
+        return run->kill_refused ? -EPERM : -ETIMEDOUT;
+    if (run->phase != CL__DRAINING || !pipes_are_done(run))
+        return 0;
+    int64_t rc = finish(run);
+    if (rc == 0)
+        run->look_at = later(now, CL__NOT_YET_NAP_NS); /* ended, but a debugger has not let go of it */
+    return rc;
+}
+
+int64_t cl__run_timer(const cl_run *run)
+{
+    int64_t next = next_timer(run, INT64_MAX);
+    return run->look_at >= 0 && run->look_at < next ? run->look_at : next;
+}
+
+void cl__run_kill(cl_run *run)
+{
+    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
+        kill_scope(run);
+}
+
 int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
 {
-    if (run->phase != RUNNING && run->phase != DRAINING)
+    if (run->phase != CL__RUNNING && run->phase != CL__DRAINING)
         return 1;
     kill_scope(run);
     close_pipes(run);
+    if (run->poller && run->phase == CL__RUNNING && run->process.watch >= 0)
+        cl__poller_remove(run->poller, run->process.watch);
     int64_t until = from_now(at_most_ns), left = at_most_ns, rc;
     do
         rc = cl_process_wait(&run->process, left);
@@ -583,13 +644,13 @@ int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
     if (rc != 1)
         return 0;
     cl__process_close(&run->process);
-    run->phase = DONE;
+    run->phase = CL__DONE;
     return 1;
 }
 
 int64_t cl_run_forget(cl_run *run)
 {
-    if (run->phase == RUNNING || run->phase == DRAINING)
+    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
         return -EBUSY;
     for (int i = 0; i < 2; i++)
         cl__buffer_trim(&run->out[i].kept, KEEP_BUFFER);

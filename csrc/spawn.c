@@ -12,6 +12,7 @@ typedef struct attempt {
     const char **changed_env; /* owned, or NULL */
     void *memory;             /* owned: the job's moves and paths */
     int strategy, cgroup_fd, pidfd;
+    cl__flight *flight;       /* NULL: the caller is held until the child has exec'd */
 } attempt;
 
 /* TIOCGPGRP answers only for the caller's own controlling terminal. */
@@ -110,7 +111,9 @@ static int64_t start(void *argument)
     uint64_t old;
     cl__sys_block_signals(UINT64_MAX, &old);
     int64_t pid;
-    if (try->strategy == CL_STRATEGY_POSIX_SPAWN) {
+    if (try->flight) {
+        pid = cl__flight_start(try->flight, try->cgroup_fd, &try->pidfd);
+    } else if (try->strategy == CL_STRATEGY_POSIX_SPAWN) {
         try->job.cgroup_fd = try->cgroup_fd;
         pid = cl__posix_child(&try->job, &try->pidfd);
     } else {
@@ -137,14 +140,34 @@ static void reap_failed(int64_t pid, int *pidfd)
     *pidfd = -1;
 }
 
-static int64_t spawn_prepared(attempt *try, cl__spawned *out)
+/* Without being held, if that is wanted and can be. */
+static int64_t start_at_best(attempt *try, cl__flights *flights)
+{
+    int may_fly = flights && try->strategy == CL_STRATEGY_CLONE3 && try->job.command->strategy == CL_STRATEGY_AUTO;
+    if (!may_fly || !cl__may_fly(&try->job))
+        return start_where_it_may_live(try);
+    int64_t rc = cl__flight_new(flights, &try->job, &try->flight);
+    if (rc < 0)
+        return rc;
+    rc = start_where_it_may_live(try);
+    if (rc > 0) {
+        try->strategy = CL_STRATEGY_FLIGHT;
+        return rc;
+    }
+    cl__flight_free(flights, try->flight);
+    try->flight = NULL;
+    /* Refused, by an old kernel or a filter: the held ways find out by which, and remember. */
+    return rc == -ENOSYS || rc == -EPERM || rc == -EINVAL ? start_where_it_may_live(try) : rc;
+}
+
+static int64_t spawn_prepared(attempt *try, cl__flights *flights, cl__spawned *out)
 {
     int64_t rc = choose(try);
     if (rc < 0) {
         try->job.stage = CL_STAGE_PREPARE;
         return rc;
     }
-    int64_t pid = start_where_it_may_live(try);
+    int64_t pid = start_at_best(try, flights);
     if (pid < 0 && !try->job.stage)
         try->job.stage = CL_STAGE_CLONE; /* or there was no room for the spawner thread */
     if (pid < 0)
@@ -164,6 +187,7 @@ static int64_t spawn_prepared(attempt *try, cl__spawned *out)
     out->pidfd = try->pidfd;
     out->strategy = try->strategy;
     out->contained = try->job.contained;
+    out->flight = try->flight;
     return pid;
 }
 
@@ -186,7 +210,8 @@ static int64_t failed_at(cl__spawned *out, int stage, int64_t rc)
     return rc;
 }
 
-int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__spawned *out)
+int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__flights *flights,
+                  cl__spawned *out)
 {
     cl__stdio io;
     attempt try = {.job.command = command, .pidfd = -1};
@@ -201,7 +226,7 @@ int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_e
     if (rc < 0)
         try.job.stage = CL_STAGE_PREPARE;
     else
-        rc = spawn_prepared(&try, out);
+        rc = spawn_prepared(&try, flights, out);
     free(try.memory);
     free(try.changed_env);
     cl__stdio_close_child(&io);

@@ -161,6 +161,11 @@ CL__CHILD static void place_descriptors(cl__job *job)
     }
 }
 
+CL__CHILD static int64_t close_these(const cl__job *job, unsigned first, unsigned last)
+{
+    return job->closes_others ? cl__sys_close_range(first, last) : cl__sys_cloexec_range(first, last);
+}
+
 /* Descriptors that other libraries opened without CLOEXEC: everything from 3 on that is not a target. */
 CL__CHILD static void close_others(cl__job *job)
 {
@@ -172,10 +177,10 @@ CL__CHILD static void close_others(cl__job *job)
         if (target < 3)
             continue;
         if (first < target)
-            TRY(CL_STAGE_DESCRIPTORS, cl__sys_cloexec_range(first, target - 1));
+            TRY(CL_STAGE_DESCRIPTORS, close_these(job, first, target - 1));
         first = target + 1;
     }
-    TRY(CL_STAGE_DESCRIPTORS, cl__sys_cloexec_range(first, ~0U));
+    TRY(CL_STAGE_DESCRIPTORS, close_these(job, first, ~0U));
 }
 
 CL__CHILD static void set_credentials(cl__job *job)
@@ -249,10 +254,10 @@ CL__CHILD void cl__child_main(cl__job *job)
         cl__sys_umask(command->umask);
     if (has(job, CL_OPT_CWD_FD)) /* before the map, which may put something else under its number */
         TRY(CL_STAGE_CWD, cl__sys_fchdir(command->cwd_fd));
+    place_descriptors(job);
+    close_others(job);         /* after the last use of a descriptor of the parent's, before what may hang */
     if (command->cwd)
         TRY(CL_STAGE_CWD, cl__sys_chdir(command->cwd));
-    place_descriptors(job);
-    close_others(job);         /* after the last use of a descriptor of the parent's */
     set_limits(job, 1);
     set_credentials(job);
     tie_to_parent(job);        /* after credentials: a change of those clears the death signal */

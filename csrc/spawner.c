@@ -18,11 +18,13 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static request *current; /* under lock: what the thread works on; NULL: it is free */
 static int running;      /* under lock */
+static _Thread_local int is_spawner;
 static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
 
 static void *serve(void *unused)
 {
     (void)unused;
+    is_spawner = 1;
     pthread_mutex_lock(&lock);
     for (;;) {
         while (!current || current->done)
@@ -85,6 +87,8 @@ static int64_t ensure_running(void)
 
 int64_t cl__on_spawner(int64_t (*work)(void *), void *arg)
 {
+    if (is_spawner)
+        return work(arg);
     request mine = {.work = work, .arg = arg};
     pthread_once(&hooks_once, set_hooks);
     pthread_mutex_lock(&lock);

@@ -81,6 +81,12 @@ int cl__sys_is_open(int fd)
     return fcntl(fd, F_GETFD) >= 0;
 }
 
+int64_t cl__sys_close_range(unsigned first, unsigned last)
+{
+    (void)first, (void)last;
+    return -ENOTSUP;
+}
+
 int64_t cl__sys_cloexec_range(unsigned first, unsigned last)
 {
     int most = getdtablesize();

@@ -18,6 +18,7 @@
 enum { CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38, IOPRIO_PROCESS = 1 };
 
 #if defined(__x86_64__) && !defined(__ILP32__)
+enum { LEAVES_ERRNO = 1 };
 CL__CHILD static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 {
     long result;
@@ -31,6 +32,7 @@ CL__CHILD static inline long call6(long n, long a, long b, long c, long d, long 
     return result;
 }
 #elif defined(__aarch64__)
+enum { LEAVES_ERRNO = 1 };
 CL__CHILD static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 {
     register long x8 __asm__("x8") = n;
@@ -47,6 +49,7 @@ CL__CHILD static inline long call6(long n, long a, long b, long c, long d, long 
     return x0;
 }
 #else
+enum { LEAVES_ERRNO = 0 };
 /* Elsewhere through libc, which writes errno: harmless while the parent is held in vfork, and put back anyway. */
 CL__CHILD static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -72,6 +75,11 @@ typedef struct kernel_sigaction {
 #endif
     uint64_t mask;
 } kernel_sigaction;
+
+int cl__sys_leaves_errno(void)
+{
+    return LEAVES_ERRNO;
+}
 
 CL__CHILD int64_t cl__sys_open(const char *path, int flags)
 {
@@ -162,6 +170,11 @@ CL__CHILD static int64_t cloexec_by_walking(unsigned first, unsigned last)
     }
 }
 
+CL__CHILD int64_t cl__sys_close_range(unsigned first, unsigned last)
+{
+    return CALL(__NR_close_range, first, last, 0, 0);
+}
+
 CL__CHILD int64_t cl__sys_cloexec_range(unsigned first, unsigned last)
 {
     int64_t rc = CALL(__NR_close_range, first, last, CLOSE_RANGE_AS_CLOEXEC, 0);
@@ -222,8 +235,9 @@ int64_t cl__sys_get_foreground(int fd)
 
 int cl__sys_is_slave_terminal(int fd)
 {
+    char settings[128];
     unsigned number; /* only a pseudo-terminal's master has one */
-    return isatty(fd) && CALL(__NR_ioctl, fd, TIOCGPTN, &number, 0) < 0;
+    return CALL(__NR_ioctl, fd, TCGETS, settings, 0) >= 0 && CALL(__NR_ioctl, fd, TIOCGPTN, &number, 0) < 0;
 }
 
 CL__CHILD int64_t cl__sys_set_foreground(int fd, int group)

@@ -43,6 +43,7 @@ TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA = 22, 2
 
 STRATEGIES = {
     lib.CL_STRATEGY_CLONE3: "clone3",
+    lib.CL_STRATEGY_FLIGHT: "clone3-nowait",
     lib.CL_STRATEGY_VFORK: "vfork",
     lib.CL_STRATEGY_POSIX_SPAWN: "posix_spawn",
     lib.CL_STRATEGY_FORK: "fork",
@@ -69,22 +70,39 @@ class Result:
 
     Attributes:
         stdout, stderr: the bytes captured, or None where the stream was not captured.
+        index: which one of `run_many`'s commands it belongs to, from 0; else None.
+        error: what `run` would have raised, where nothing is raised; else None.
     """
 
-    __slots__ = ("_command", "_report", "stderr", "stdout")
+    __slots__ = ("_command", "_report", "error", "index", "stderr", "stdout")
+
+    error: Exception | None
+    index: int | None
 
     def __init__(
-        self, command: Command, report: tuple[int, ...], stdout: bytes | None = None, stderr: bytes | None = None
+        self,
+        command: Command,
+        report: tuple[int, ...],
+        stdout: bytes | None = None,
+        stderr: bytes | None = None,
+        index: int | None = None,
     ) -> None:
         self._command = command
         self._report = report
         self.stdout = stdout
         self.stderr = stderr
+        self.index = index
+        self.error = None
+
+    @property
+    def command(self) -> Command:
+        """The Command that was run. After pickling only what the Result itself shows is left of its options."""
+        return self._command
 
     @property
     def args(self) -> tuple[str | bytes, ...]:
-        """The program and its arguments, as they were given."""
-        return self._command.args
+        """The program and its arguments, as they were given; nothing where `run_many` was given no command at all."""
+        return getattr(self._command, "args", ())
 
     @property
     def pid(self) -> int:
@@ -108,8 +126,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the child exited with 0, in time."""
-        return self.returncode == 0 and not self.timed_out
+        """Whether the child exited with 0, in time, and nothing else went wrong."""
+        return self.returncode == 0 and not self.timed_out and self.error is None
 
     @property
     def text(self) -> str:
@@ -168,7 +186,7 @@ class Result:
 
     @property
     def strategy(self) -> str:
-        """How it was spawned: "clone3", "vfork", "posix_spawn" or "fork"."""
+        """How it was spawned: "clone3", "clone3-nowait" (of many), "vfork", "posix_spawn" or "fork"."""
         return STRATEGIES.get(self._report[STRATEGY], "none")
 
     def _flag(self, at: int) -> int:
@@ -178,12 +196,15 @@ class Result:
         parts = [f"args={self.args!r}", f"returncode={self.returncode}"]
         parts += [f"{name}={value!r}" for name in ("stdout", "stderr") if (value := _short(getattr(self, name)))]
         parts += [name for name in ("timed_out", "truncated", "pipes_left_open") if getattr(self, name)]
+        parts += [] if self.error is None else [f"error={type(self.error).__name__}({str(self.error)!r})"]
         return f"Result({', '.join(parts)}, elapsed={self.elapsed:.6f})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Of the command only what a Result shows: its options may hold what cannot be pickled, like file objects.
-        kept = {name: self._command.option(name) for name in ("encoding", "errors")}
-        return _restore, (self.args, kept, self._report, self.stdout, self.stderr)
+        given = getattr(self._command, "options_given", {})
+        kept = {name: given.get(name) for name in ("encoding", "errors")}
+        state = (self.args, kept, self._report, self.stdout, self.stderr, self.index)
+        return _restore, state, (None, {"error": self.error})  # apart: the error carries this result
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):
@@ -201,10 +222,12 @@ def _restore(
     report: tuple[int, ...],
     stdout: bytes | None,
     stderr: bytes | None,
+    index: int | None,
 ) -> Result:
     from corelane.process.command import Command
 
-    return Result(Command(*args, **options), report, stdout, stderr)
+    command: Any = Command(*args, **options) if args else None
+    return Result(command, report, stdout, stderr, index)
 
 
 def signal_of(report: tuple[int, ...]) -> _signal.Signals | int | None:

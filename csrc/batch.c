@@ -1,0 +1,498 @@
+/* The batch engine: many cl_runs, one poller, one heap of timers.
+ *
+ *     slot      a cl_run and its place in the engine; used again and again
+ *     key       slot | generation | which descriptor: an event for a child that is gone finds another generation
+ *     heap      the slots that have a timer, the next one on top
+ *     done      a queue of slots whose result waits to be taken
+ *
+ * A flight (a child that has perhaps not exec'd yet) belongs to the run it was started for; it is looked at when the next
+ * children are started, to use its memory again, and at the latest at the child's end. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { NOWHERE = -1, SLOTS_FIRST = 16, GENERATION_BITS = 30, SLOT_SHIFT = 32, KEPT_OUTPUT = 4096 };
+
+typedef enum slot_state { FREE, LIVE, FINISHED } slot_state;
+
+typedef struct slot {
+    cl_run *run;
+    int64_t tag, rc, timer;
+    uint64_t ended_in; /* the wake-up that told of the child's end */
+    uint32_t generation;
+    int32_t heap_at;
+    int32_t next;      /* in the list of free ones, or of done ones, or of flights */
+    slot_state state;
+    int in_flight;
+} slot;
+
+struct cl_batch {
+    cl__poller poller;
+    cl__flights flights;
+    int maker;
+    slot *slots;
+    int32_t *heap;
+    int32_t *flying;       /* slots in flight, in the order of their start */
+    size_t slot_count, heap_size, flying_count;
+    int32_t free_first, done_first, done_last;
+    int64_t live, done_count;
+    uint64_t wakeups;
+    uint8_t scratch[CL__SCRATCH];
+};
+
+int64_t cl_batch_new(cl_batch **out)
+{
+    cl_batch *batch = calloc(1, sizeof *batch);
+    if (!batch)
+        return -ENOMEM;
+    int64_t rc = cl__poller_open(&batch->poller);
+    if (rc < 0) {
+        free(batch);
+        return rc;
+    }
+    batch->maker = (int)cl__sys_getpid();
+    batch->free_first = batch->done_first = batch->done_last = NOWHERE;
+    *out = batch;
+    return 0;
+}
+
+static int is_ours(const cl_batch *batch)
+{
+    return batch->maker == (int)cl__sys_getpid();
+}
+
+/* ---- slots -------------------------------------------------------------------------------------------------------- */
+
+static int64_t grow(cl_batch *batch)
+{
+    size_t count = batch->slot_count ? batch->slot_count * 2 : SLOTS_FIRST;
+    slot *slots = realloc(batch->slots, count * sizeof *slots);
+    if (slots)
+        batch->slots = slots;
+    int32_t *heap = slots ? realloc(batch->heap, count * sizeof *heap) : NULL;
+    if (heap)
+        batch->heap = heap;
+    int32_t *flying = heap ? realloc(batch->flying, count * sizeof *flying) : NULL;
+    if (!flying)
+        return -ENOMEM;
+    batch->flying = flying;
+    for (size_t i = count; i-- > batch->slot_count;) {
+        slots[i] = (slot){.heap_at = NOWHERE, .next = batch->free_first};
+        batch->free_first = (int32_t)i;
+    }
+    batch->slot_count = count;
+    return 0;
+}
+
+static int64_t slot_take(cl_batch *batch)
+{
+    int64_t rc = batch->free_first == NOWHERE ? grow(batch) : 0;
+    if (rc < 0)
+        return rc;
+    int32_t at = batch->free_first;
+    slot *one = &batch->slots[at];
+    if (!one->run) {
+        rc = cl_run_new(&one->run);
+        if (rc < 0)
+            return rc;
+        one->run->scratch = batch->scratch;
+    }
+    batch->free_first = one->next;
+    one->timer = INT64_MAX;
+    one->state = LIVE;
+    one->generation = (one->generation + 1) & ((1U << GENERATION_BITS) - 1);
+    return at;
+}
+
+static void slot_give(cl_batch *batch, int32_t at)
+{
+    slot *one = &batch->slots[at];
+    one->state = FREE;
+    one->next = batch->free_first;
+    batch->free_first = at;
+}
+
+static uint64_t key_of(const cl_batch *batch, int32_t at)
+{
+    return (uint64_t)at << SLOT_SHIFT | (uint64_t)batch->slots[at].generation << 2;
+}
+
+/* The slot of a key, or NOWHERE if the child it was made for is gone. */
+static int32_t slot_of(const cl_batch *batch, uint64_t key)
+{
+    int32_t at = (int32_t)(key >> SLOT_SHIFT);
+    const slot *one = &batch->slots[at];
+    uint32_t generation = (uint32_t)(key >> 2) & ((1U << GENERATION_BITS) - 1);
+    return one->state == LIVE && one->generation == generation ? at : NOWHERE;
+}
+
+/* ---- timers ------------------------------------------------------------------------------------------------------- */
+
+static void heap_put(cl_batch *batch, size_t where, int32_t at)
+{
+    batch->heap[where] = at;
+    batch->slots[at].heap_at = (int32_t)where;
+}
+
+static int64_t heap_timer(const cl_batch *batch, size_t where)
+{
+    return batch->slots[batch->heap[where]].timer;
+}
+
+/* Bring the slot at `where` to its place. */
+static void heap_sift(cl_batch *batch, size_t where)
+{
+    int32_t moved = batch->heap[where];
+    int64_t timer = batch->slots[moved].timer;
+    for (; where && heap_timer(batch, (where - 1) / 2) > timer; where = (where - 1) / 2)
+        heap_put(batch, where, batch->heap[(where - 1) / 2]);
+    for (;;) {
+        size_t child = 2 * where + 1;
+        if (child + 1 < batch->heap_size && heap_timer(batch, child + 1) < heap_timer(batch, child))
+            child++;
+        if (child >= batch->heap_size || heap_timer(batch, child) >= timer)
+            break;
+        heap_put(batch, where, batch->heap[child]);
+        where = child;
+    }
+    heap_put(batch, where, moved);
+}
+
+static void heap_remove(cl_batch *batch, int32_t at)
+{
+    int32_t where = batch->slots[at].heap_at;
+    if (where == NOWHERE)
+        return;
+    batch->slots[at].heap_at = NOWHERE;
+    int32_t last = batch->heap[--batch->heap_size];
+    if (last == at)
+        return;
+    heap_put(batch, (size_t)where, last);
+    heap_sift(batch, (size_t)where);
+}
+
+static void set_timer(cl_batch *batch, int32_t at, int64_t when)
+{
+    slot *one = &batch->slots[at];
+    if (when == one->timer)
+        return;
+    one->timer = when;
+    if (when == INT64_MAX) {
+        heap_remove(batch, at);
+        return;
+    }
+    if (one->heap_at == NOWHERE)
+        heap_put(batch, batch->heap_size++, at);
+    heap_sift(batch, (size_t)one->heap_at);
+}
+
+static int64_t next_timer(const cl_batch *batch)
+{
+    return batch->heap_size ? heap_timer(batch, 0) : INT64_MAX;
+}
+
+/* ---- one run's way ------------------------------------------------------------------------------------------------ */
+
+static void finish(cl_batch *batch, int32_t at, int64_t rc)
+{
+    slot *one = &batch->slots[at];
+    set_timer(batch, at, INT64_MAX);
+    if (one->state == LIVE)
+        batch->live--;
+    one->state = FINISHED;
+    one->rc = rc;
+    one->next = NOWHERE;
+    if (batch->done_last == NOWHERE)
+        batch->done_first = at;
+    else
+        batch->slots[batch->done_last].next = at;
+    batch->done_last = at;
+    batch->done_count++;
+}
+
+/* The run cannot go on in this process: no memory for its output, or its child will not end. */
+static void give_up(cl_batch *batch, int32_t at, int64_t rc)
+{
+    cl_run *run = batch->slots[at].run;
+    cl_run_abort(run, 0);
+    finish(batch, at, rc);
+}
+
+static void ended(cl_batch *batch, int32_t at)
+{
+    cl_process *process = &batch->slots[at].run->process;
+    cl__process_settle(process, &batch->flights); /* it has: the kernel cleared its word before it told of the end */
+    int error = process->child.error;
+    finish(batch, at, error ? -error : 1);
+}
+
+/* After an event, or at a timer. */
+static void advance(cl_batch *batch, int32_t at, int64_t now)
+{
+    slot *one = &batch->slots[at];
+    int was_running = one->run->phase == CL__RUNNING;
+    int64_t rc = cl__run_advance(one->run, now, one->ended_in != batch->wakeups);
+    if (was_running && one->run->phase != CL__RUNNING)
+        one->ended_in = batch->wakeups;
+    if (rc == 1)
+        ended(batch, at);
+    else if (rc < 0)
+        give_up(batch, at, rc);
+    else
+        set_timer(batch, at, cl__run_timer(one->run));
+}
+
+static void serve(cl_batch *batch, const cl__ready *ready, int64_t now)
+{
+    int32_t at = slot_of(batch, ready->key);
+    if (at == NOWHERE)
+        return;
+    slot *one = &batch->slots[at];
+    int which = (int)(ready->key & 3);
+    int64_t rc = cl__run_ready(one->run, which, ready->hup);
+    if (which == CL__READY_EXIT)
+        one->ended_in = batch->wakeups;
+    if (rc < 0)
+        give_up(batch, at, rc);
+    else
+        advance(batch, at, now);
+}
+
+/* ---- starting ----------------------------------------------------------------------------------------------------- */
+
+/* Flights that have landed give their memory to the next ones. */
+static void look_at_flights(cl_batch *batch)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < batch->flying_count; i++) {
+        int32_t at = batch->flying[i];
+        slot *one = &batch->slots[at];
+        if (cl__process_settle(&one->run->process, &batch->flights))
+            one->in_flight = 0;
+        else
+            batch->flying[kept++] = at;
+    }
+    batch->flying_count = kept;
+}
+
+static int is_a_limit(int64_t rc)
+{
+    return rc == -EAGAIN || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
+}
+
+/* 1: started, or its failure is its result. -errno: a limit, and nothing was started. */
+static int64_t start_one(cl_batch *batch, cl_batch_item *item)
+{
+    int64_t at = slot_take(batch);
+    item->stage = CL_STAGE_PREPARE;
+    if (at < 0)
+        return at;
+    slot *one = &batch->slots[at];
+    one->tag = item->tag;
+    item->slot = at;
+    one->ended_in = batch->wakeups;
+    int64_t rc = cl__run_begin(one->run, item->command, item->launch, item->options, item->snapshot, &batch->flights);
+    if (is_a_limit(rc)) {
+        item->stage = one->run->process.child.stage;
+        slot_give(batch, (int32_t)at);
+        return rc;
+    }
+    batch->live++;
+    if (rc < 0) {
+        finish(batch, (int32_t)at, rc);
+        return 1;
+    }
+    if (one->run->process.child.flight && !one->in_flight) {
+        one->in_flight = 1;
+        batch->flying[batch->flying_count++] = (int32_t)at;
+    }
+    rc = cl__run_watch(one->run, &batch->poller, key_of(batch, (int32_t)at));
+    if (rc < 0)
+        give_up(batch, (int32_t)at, rc);
+    else
+        set_timer(batch, (int32_t)at, cl__run_timer(one->run));
+    return 1;
+}
+
+typedef struct start_request {
+    cl_batch *batch;
+    cl_batch_item *items;
+    int64_t count;
+} start_request;
+
+static int64_t start_all(void *argument)
+{
+    start_request *request = argument;
+    for (int64_t i = 0; i < request->count; i++) {
+        int64_t rc = start_one(request->batch, &request->items[i]);
+        if (rc < 0)
+            return i || request->batch->live ? i : rc;
+    }
+    return request->count;
+}
+
+int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count)
+{
+    if (!is_ours(batch))
+        return -EPERM;
+    look_at_flights(batch);
+    start_request request = {batch, items, count};
+    /* The death signal follows the thread that clones: one trip to the thread that stays, rather than one for each. */
+    for (int64_t i = 0; i < count; i++)
+        if ((items[i].command->options & CL_OPT_DEATH_SIGNAL) && !cl__sys_is_main_thread(batch->maker))
+            return cl__on_spawner(start_all, &request);
+    return start_all(&request);
+}
+
+/* ---- stepping ----------------------------------------------------------------------------------------------------- */
+
+static void fire_timers(cl_batch *batch, int64_t now)
+{
+    while (batch->heap_size && heap_timer(batch, 0) <= now) {
+        int32_t at = batch->heap[0];
+        int64_t before = batch->slots[at].timer;
+        advance(batch, at, now);
+        if (batch->slots[at].heap_at != NOWHERE && batch->slots[at].timer <= before)
+            return; /* it waits for the pipes to be looked at once more */
+    }
+}
+
+int64_t cl_batch_step(cl_batch *batch, int64_t at_most_ns)
+{
+    if (!is_ours(batch))
+        return -EPERM;
+    int64_t now = cl__sys_now();
+    int64_t until = at_most_ns > INT64_MAX - now ? INT64_MAX : now + at_most_ns;
+    while (batch->live) {
+        cl__ready ready[CL__READY_MOST];
+        int64_t next = next_timer(batch);
+        int64_t when = batch->done_count ? now : next < until ? next : until;
+        int64_t count = cl__poller_wait(&batch->poller, ready, CL__READY_MOST, when > now ? when - now : 0);
+        if (count < 0)
+            return count;
+        now = cl__sys_now();
+        batch->wakeups++;
+        for (int64_t i = 0; i < count; i++)
+            serve(batch, &ready[i], now);
+        fire_timers(batch, now);
+        if (batch->done_count || now >= until)
+            break;
+    }
+    return batch->done_count;
+}
+
+int64_t cl_batch_take(cl_batch *batch, cl_batch_done *out, int64_t most)
+{
+    int64_t taken = 0;
+    for (; taken < most && batch->done_first != NOWHERE; taken++) {
+        int32_t at = batch->done_first;
+        slot *one = &batch->slots[at];
+        out[taken].tag = one->tag;
+        out[taken].slot = at;
+        out[taken].rc = one->rc;
+        cl_run_report_get(one->run, &out[taken].report);
+        batch->done_first = one->next;
+        batch->done_count--;
+    }
+    if (batch->done_first == NOWHERE)
+        batch->done_last = NOWHERE;
+    return taken;
+}
+
+int64_t cl_batch_release(cl_batch *batch, const int64_t *slots, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (slots[i] < 0 || (size_t)slots[i] >= batch->slot_count || batch->slots[slots[i]].state != FINISHED)
+            return -EINVAL;
+        slot *one = &batch->slots[slots[i]];
+        if (one->run->phase == CL__DONE || one->run->phase == CL__IDLE) {
+            for (int j = 0; j < 2; j++)
+                cl__buffer_trim(&one->run->out[j].kept, KEPT_OUTPUT);
+            slot_give(batch, (int32_t)slots[i]);
+        } /* else its child is still there: cl_batch_abort looks for it again */
+    }
+    return 0;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------------ */
+
+int64_t cl_batch_kill(cl_batch *batch, int64_t at, int64_t tag)
+{
+    if (!is_ours(batch))
+        return -EPERM;
+    if (at < 0 || (size_t)at >= batch->slot_count || batch->slots[at].state != LIVE || batch->slots[at].tag != tag)
+        return -ESRCH;
+    cl__run_kill(batch->slots[at].run);
+    set_timer(batch, (int32_t)at, cl__run_timer(batch->slots[at].run));
+    return 0;
+}
+
+int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
+{
+    if (!is_ours(batch))
+        return 0;
+    int64_t now = cl__sys_now(), left = 0;
+    int64_t until = at_most_ns > INT64_MAX - now ? INT64_MAX : now + at_most_ns;
+    for (size_t i = 0; i < batch->slot_count; i++)
+        if (batch->slots[i].run)
+            cl__run_kill(batch->slots[i].run); /* all of them first, so that they die side by side */
+    for (size_t i = 0; i < batch->slot_count; i++) {
+        slot *one = &batch->slots[i];
+        if (!one->run || one->state == FREE)
+            continue;
+        if (one->state == LIVE) {
+            set_timer(batch, (int32_t)i, INT64_MAX);
+            batch->live--;
+            one->state = FINISHED;
+        }
+        now = cl__sys_now();
+        if (cl_run_abort(one->run, until > now ? until - now : 0) == 1) {
+            cl__process_settle(&one->run->process, &batch->flights);
+            slot_give(batch, (int32_t)i);
+        } else {
+            left++;
+        }
+    }
+    batch->done_first = batch->done_last = NOWHERE;
+    batch->done_count = 0;
+    return left;
+}
+
+void cl_batch_free(cl_batch *batch)
+{
+    if (!batch)
+        return;
+    if (is_ours(batch))
+        cl_batch_abort(batch, CL__NS_PER_S);
+    for (size_t i = 0; i < batch->slot_count; i++) {
+        cl_run *run = batch->slots[i].run;
+        if (!run)
+            continue;
+        run->poller = NULL;
+        run->process.child.flight = NULL; /* of one that is still there the memory stays: it may be in use for ever */
+        cl_run_free(run);
+    }
+    cl__flights_close(&batch->flights);
+    cl__poller_close(&batch->poller);
+    free(batch->slots);
+    free(batch->heap);
+    free(batch->flying);
+    free(batch);
+}
+
+int64_t cl_batch_live(cl_batch *batch)
+{
+    return batch->live;
+}
+
+int64_t cl_batch_fd(cl_batch *batch)
+{
+    return batch->poller.fd >= 0 ? batch->poller.fd : -ENOTSUP;
+}
+
+int64_t cl_batch_arm(cl_batch *batch)
+{
+    int64_t when = batch->done_count ? 0 : next_timer(batch);
+    return cl__poller_arm(&batch->poller, when == INT64_MAX ? -1 : when);
+}
