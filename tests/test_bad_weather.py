@@ -7,8 +7,11 @@ import gc
 import os
 import platform
 import re
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -598,6 +601,103 @@ def test_a_child_outlives_the_thread_that_spawned_it():
         cl.run(["true"])
         assert process.poll() is None
         process.kill()
+
+
+# ---- a child that became somebody else -------------------------------------------------------------------------------
+
+# Root from then on, which it tells; it ends at the end of its stdin.
+BECOME_ROOT = """
+#include <signal.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    char byte;
+    (void)argv;
+    if (setgid(0) || setuid(0) || write(1, "root\\n", 5) != 5 || (argc > 1 && kill(getppid(), SIGUSR1)))
+        return 99;
+    while (read(0, &byte, 1) > 0)
+        ;
+    return 0;
+}
+"""
+
+
+@pytest.fixture
+def becomes_root():
+    """A set-user-id program of root's, where everybody can run it."""
+    compiler = shutil.which("cc")
+    if os.geteuid() != 0 or not compiler:
+        pytest.skip("only root can make a set-user-id program of root's, and only with a compiler")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        if os.statvfs(directory).f_flag & os.ST_NOSUID:
+            pytest.skip(f"{directory} is mounted nosuid")
+        program = f"{directory}/become-root"
+        subprocess.run([compiler, "-x", "c", "-o", program, "-"], input=BECOME_ROOT, text=True, check=True)
+        os.chmod(program, 0o4755)
+        tried = subprocess.run([program], stdin=subprocess.DEVNULL, capture_output=True, check=False, user=54321)
+        if tried.returncode != 0:
+            pytest.skip("no program becomes root here (no_new_privs, or a user namespace)")
+        yield program
+
+
+def meet_root(how, program):
+    """Start as root what we may not end as somebody else."""
+    import signal
+
+    def wake(*_):
+        raise LookupError
+
+    is_gone(1)  # all that is imported on demand; somebody else may not be able to
+    list(cl.Command("true").lines())
+    os.setgroups([])
+    os.setgid(54321)
+    os.setuid(54321)
+    signal.signal(signal.SIGUSR1, wake)
+    reader, writer = os.pipe()
+    command = cl.Command(program, stdin=reader)
+    came = []
+    began = time.monotonic()
+    if how == "lines":
+        with raises(cl.ProcessTimeout):
+            for line in command.with_options(timeout=0.5).lines():
+                came.append(line)
+    elif how == "run timeout":
+        with raises(cl.ProcessTimeout) as caught:
+            command.with_options(timeout=0.5, capture=True).run()
+        came.append(caught.value.result.text.strip())
+    elif how == "with":
+        with raises(KeyError), command.spawn(stdout=cl.PIPE) as process:
+            came.append(process.stdout.readline().decode().strip())
+            raise KeyError
+    else:
+        if how == "two interrupts":  # the second comes while the first waits for the child's end
+            signal.signal(signal.SIGALRM, wake)
+            signal.signal(signal.SIGUSR1, lambda *_: (signal.setitimer(signal.ITIMER_REAL, 0.3), wake()))
+        with raises(LookupError):
+            command.with_args("tell").with_options(stdout=cl.DEVNULL).run()
+        came.append("root")
+    took = time.monotonic() - began
+    assert took < 4, took  # an abort waits for two seconds
+    assert came == ["root"]
+    (child,) = children()
+    assert not is_gone(child)
+    cl.run(["true"])
+    assert children() == [child]
+    os.close(writer)
+    until(lambda: is_gone(child))
+    cl.run(["true"])
+    assert children() == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["lines", "run timeout", "with", "interrupt", "two interrupts"],
+)
+def test_a_child_that_we_may_not_signal_is_reaped_when_it_ends(how, becomes_root):
+    """Nobody waits for it in vain, and it stays no zombie."""
+    fresh(meet_root, how, becomes_root)
 
 
 # ---- forks, and the end of the program -------------------------------------------------------------------------------

@@ -172,6 +172,32 @@ def test_str_is_what_a_shell_would_need_and_never_endless():
     assert len(str(cl.Command("echo", "x" * 10_000))) == 200
 
 
+@settings(derandomize=True)
+@given(st.lists(st.text(st.sampled_from("a '\u20ac"), max_size=6).map(lambda text: text * 40), min_size=1, max_size=5))
+def test_str_is_the_first_200_characters_of_it_all(args):
+    whole = cl.quote("x", *args)
+    assert str(cl.Command("x", *args)) == (whole if len(whole) <= 200 else whole[:197] + "...")
+
+
+@pytest.mark.parametrize("text", ["a" * 250, "a" * 250 + " b", "a" * 201], ids=["plain", "quoted", "a little too long"])
+def test_str_of_one_long_argument_is_its_beginning_too(text):
+    assert str(cl.Command(text)) == cl.quote(text)[:197] + "..."
+
+
+def test_str_does_not_quote_what_it_does_not_show(monkeypatch):
+    """Every error's message has it."""
+    command = cl.Command("echo", *["x"] * 1_000_000)
+    quoted = []
+
+    def count(*words):
+        quoted.extend(words)
+        return cl.quote(*words)
+
+    monkeypatch.setattr("corelane.process.command.quote", count)
+    assert str(command) == ("echo" + " x" * 200)[:197] + "..."
+    assert len(quoted) < 1000
+
+
 # ---- arguments ----
 
 

@@ -1,14 +1,16 @@
 """What is ended together with a child, when, and whether `contained` tells the truth about it."""
 
+import contextlib
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from faults_child import nothing_left
+from faults_child import children, fresh, is_gone, nothing_left, raises, until
 from helpers import STRATEGIES, every_strategy, is_running, needs_linux, script, wait_until
 
 import corelane as cl
@@ -544,6 +546,174 @@ process.__exit__(None, None, None)
 print(json.dumps([status, len(scope), state]))
 """
     assert script(code, cgroup, state) == [0, 1, state]
+
+
+def end_without_descriptors(how, cgroup, mark):
+    """End a child in a cgroup, and its daemon, when this process has no descriptor left."""
+    import resource
+    import signal
+
+    mark = Path(mark)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    daemons, held = [], []
+
+    def take_all(*_):
+        daemons.append(int(mark.read_text()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        mark.unlink()
+
+    text = 'setsid sleep 1000 & echo $! >"$1"; kill -USR1 $PPID; while [ -e "$1" ]; do sleep 0.01; done; '
+    text += "true" if how == "end" else "sleep 1000"
+    streams = {"stdin": cl.DEVNULL, "stdout": cl.DEVNULL, "stderr": cl.DEVNULL}
+    command = cl.Command.shell(text, mark, contain="cgroup", cgroup=cgroup, **streams)
+    signal.signal(signal.SIGUSR1, take_all)
+    if how == "end":
+        assert command.run().ok
+    elif how == "timeout":
+        with raises(cl.ProcessTimeout):
+            command.with_options(timeout=1).run()
+    else:
+        with raises(KeyError), command.spawn():
+            until(lambda: held and not mark.exists())
+            raise KeyError
+    assert held, "it ended too early for this test"
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    until(lambda: is_gone(daemons[0]))
+
+    def is_removed():  # at once, or by a later run
+        cl.run(["true"])
+        return not [entry for entry in os.scandir(cgroup) if entry.is_dir()]
+
+    until(is_removed)
+    assert children() == []
+
+
+@pytest.mark.parametrize("how", ["end", "timeout", "with"])
+def test_a_cgroup_ends_also_when_no_descriptor_is_left(how, cgroup, tmp_path):
+    """Other threads may have taken the last one since the spawn; a daemon must not live on for that."""
+    fresh(end_without_descriptors, how, cgroup, str(tmp_path / "mark"))
+
+
+def run_short_of_descriptors(cgroup):
+    """Run with 0, 1, 2, ... free descriptors; prints how often it failed before it did not."""
+    import resource
+
+    cl.run(["true"], contain="cgroup", cgroup=cgroup)
+    cl.run(["true"])
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    failed = 0
+    for free in range(20):
+        held = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        for fd in held[len(held) - free :]:
+            os.close(fd)
+        del held[len(held) - free :]
+        try:
+            cl.run(["true"], contain="cgroup", cgroup=cgroup)
+        except cl.ResourceExhausted:
+            failed += 1
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        left = [entry.name for entry in os.scandir(cgroup) if entry.is_dir()]
+        assert not left, f"with {free} free descriptors: {left}"
+    print(failed)
+
+
+def test_a_run_that_found_no_descriptor_leaves_no_cgroup(cgroup):
+    assert 0 < int(fresh(run_short_of_descriptors, cgroup)) < 20
+
+
+def run_after_a_predecessor(cgroup, kept):
+    """As in a container that is started again: the same pid, and directories of the one that was killed."""
+    left = [f"{cgroup}/corelane-{os.getpid()}-{number}" for number in (1, 2, 4)]
+    for path in left:
+        os.mkdir(path)
+    for _ in range(3):
+        assert cl.run(["true"], contain="cgroup", cgroup=cgroup).contained == "cgroup"
+    with cl.Command("true", contain="cgroup", cgroup=cgroup).spawn() as process:
+        process.wait()
+    found = sorted(entry.path for entry in os.scandir(cgroup) if entry.is_dir())
+    for path in found:
+        os.rmdir(path)
+    if kept:
+        assert found == left
+    else:
+        assert set(found) <= set(left)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [False, True],
+    ids=["in the way", "touched"],
+)
+def test_what_a_predecessor_left_is_neither_in_the_way_nor_touched(kept, cgroup):
+    """It may belong to one who lives, and has our pid in another namespace."""
+    fresh(run_after_a_predecessor, cgroup, kept)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda process: process.terminate(20), lambda process: process.signal_scope("KILL"), cl.Process.kill_tree],
+    ids=["terminate", "signal_scope", "kill_tree"],
+)
+def test_a_cgroup_that_vanished_still_ends(end, cgroup):
+    """An administrator may move its members and remove it; the child is still ours."""
+    with cl.Command("sleep", "1000", stdin=cl.DEVNULL, contain="cgroup", cgroup=cgroup).spawn() as process:
+        (scope,) = scopes(cgroup)
+        write(cgroup, "cgroup.procs", str(process.pid))
+        wait_until(lambda: "populated 0" in read(scope, "cgroup.events"), "the move")
+        os.rmdir(scope)
+        end(process)
+        assert process.wait(20) in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+# ---- a fork in a signal handler ----
+
+
+def fork_in_a_handler(options):
+    """The child of a run makes us fork while we wait for it, and ends only after the forked child has."""
+    import signal
+
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    verdicts = []
+
+    def fork(*_):
+        pid = os.fork()
+        if pid:
+            verdicts.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            os.close(writer)
+
+    signal.signal(signal.SIGUSR1, fork)
+    text = "kill -USR1 $PPID; read line; echo done"
+    try:
+        result = cl.run(["sh", "-c", text], stdin=reader, stdout=cl.PIPE, timeout=20, **options)
+    except BaseException as error:
+        if os.getpid() == parent:
+            raise
+        os._exit(7 if type(error) is cl.NotOwner else 1)
+    if os.getpid() != parent:
+        os._exit(2)
+    assert verdicts == [7], "7 is NotOwner"
+    assert (result.stdout, result.returncode) == (b"done\n", 0)
+    assert children() == []
+
+
+def test_a_fork_in_a_signal_handler_leaves_the_run_to_the_parent():
+    fresh(fork_in_a_handler, {})
+
+
+def test_a_fork_in_a_signal_handler_leaves_the_cgroup_to_the_parent(cgroup):
+    fresh(fork_in_a_handler, {"contain": "cgroup", "cgroup": cgroup})
 
 
 # ---- dying with the parent ----

@@ -9,7 +9,8 @@ import signal
 import sys
 
 import pytest
-from faults_child import fresh, nothing_left
+from faults_child import fresh, nothing_left, raises
+from helpers import needs_linux
 
 import corelane as cl
 from corelane import errors
@@ -104,6 +105,31 @@ def test_a_missing_program():
     assert error.command == cl.Command("corelane-no-such-program", "x")
     assert (error.result, error.returncode, error.stdout, error.stderr) == (None, None, None, None)
     assert "corelane-no-such-program" in str(error)
+
+
+@needs_linux
+def test_a_program_in_a_cwd_that_is_a_descriptor_is_looked_for_there(tmp_path):
+    """Not in our own directory; and nobody waits for the writer of a FIFO to tell its interpreter."""
+
+    def look(ours, theirs):
+        os.chdir(ours)
+        fd = os.open(theirs, os.O_RDONLY)
+        os.mkfifo("missing")
+        os.mkfifo("wrong")
+        wrong = os.open(f"{theirs}/wrong", os.O_WRONLY | os.O_CREAT, 0o755)
+        os.write(wrong, b"#!/no/such/interpreter -x\nexit\n")
+        os.close(wrong)
+        for name, why in (("missing", "there is no file './missing'"), ("wrong", "'/no/such/interpreter' of its #!")):
+            with raises(FileNotFoundError) as caught:
+                cl.run([f"./{name}"], cwd=fd)
+            assert why in str(caught.value), caught.value
+        with raises(FileNotFoundError) as caught:
+            cl.run(["wrong"], cwd=fd, env={"PATH": "."})
+        assert "'/no/such/interpreter' of its #!" in str(caught.value)
+
+    for directory in ("ours", "theirs"):
+        (tmp_path / directory).mkdir()
+    fresh(look, str(tmp_path / "ours"), str(tmp_path / "theirs"), timeout=20)
 
 
 def test_a_missing_cwd_is_not_a_missing_program():

@@ -133,7 +133,7 @@ def _size(call):
 @pytest.mark.parametrize("program", ["true", "/nonexistent"])
 def test_errno_is_left_alone(strategy, program):
     """A child on our memory has our thread's errno too."""
-    packed = cl.Command(program, cwd="/", strategy=strategy).packed(for_run=False)
+    packed = cl.Command(program, cwd="/", strategy=strategy).packed("spawn")
     made = ffi.new("cl_process **")
     assert lib.cl_process_new(made) == 0
     process = ffi.gc(made[0], lib.cl_process_free)
@@ -216,7 +216,7 @@ def test_a_change_of_group_is_refused_on_a_shared_address_space(strategy):
     with pytest.raises(ValueError, match="needs strategy 'fork'"):
         cl.Command("true", group=os.getgid(), strategy=strategy)
     # The core does not rely on its binding.
-    packed = cl.Command("true", strategy=strategy).packed(for_run=False)
+    packed = cl.Command("true", strategy=strategy).packed("spawn")
     packed.command.options |= lib.CL_OPT_GID
     packed.command.gid = os.getgid()
     made = ffi.new("cl_process **")
@@ -485,6 +485,16 @@ def test_joining_an_old_cgroup_forks(old_cgroup):
         with pytest.raises(cl.SpawnFailed) as failure:
             cl.run(["true"], cgroup=old_cgroup, strategy="clone3")
         assert (failure.value.stage, failure.value.errno) == ("prepare", errno.EINVAL)
+
+
+@needs_linux
+def test_an_old_cgroup_cannot_contain(old_cgroup):
+    """It has no cgroup.kill: what is in it would live on, while the result said that it was contained."""
+    with pytest.raises(cl.CgroupUnavailable, match=r"cgroup\.kill"):
+        cl.run(["true"], contain="cgroup", cgroup=old_cgroup)
+    with pytest.raises(cl.CgroupUnavailable, match=r"cgroup\.kill"):
+        cl.Command("true", contain="cgroup", cgroup=old_cgroup).spawn()
+    assert [entry.name for entry in os.scandir(old_cgroup) if entry.is_dir()] == []
 
 
 def test_deadline_scheduling_is_not_offered():

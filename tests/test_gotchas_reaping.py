@@ -330,7 +330,7 @@ def test_terminate_gives_up_on_an_unkillable_child(freezer, monkeypatch):
 @needs_linux
 def test_abort_gives_up_on_an_unkillable_child(freezer):
     """What Ctrl-C does in a run."""
-    packed = cl.Command("sleep", "1000", cgroup=freezer).packed(for_run=True)
+    packed = cl.Command("sleep", "1000", cgroup=freezer).packed("run")
     made = ffi.new("cl_run **")
     assert lib.cl_run_new(made) == 0
     run = ffi.gc(made[0], lib.cl_run_free)
@@ -405,7 +405,7 @@ def test_a_huge_timeout_is_a_long_one(road, value):
 
 
 def test_a_huge_timeout_is_a_long_one_for_the_core_too():
-    packed = cl.Command("echo", "x", stdout=cl.PIPE).packed(for_run=True)
+    packed = cl.Command("echo", "x", stdout=cl.PIPE).packed("run")
     options = packed.options
     options.timeout_ns = options.grace_ns = options.drain_ns = INT64_MAX
     made = ffi.new("cl_run **")

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow
 
 def scenarios(where):
     """What is interrupted, each as a function that does it once, from making the Command on."""
+    import signal
+    import threading
+    import warnings
     from pathlib import Path
 
     out = Path(where, "out")
@@ -77,6 +80,39 @@ def scenarios(where):
         out.write_bytes(b"in")
         cl.run(["cat"], stdin=out, stdout=cl.File(out, append=False), stderr=cl.File(out, append=True))
 
+    def keep(*args, error=None):
+        process = None
+        try:
+            with cl.Command(*args, **pipes).spawn() as process:
+                if error:
+                    raise error
+        finally:
+            # It has ended with its block, not only when the last reference to it goes.
+            assert process is None or children() == []
+
+    def drop(pids):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            process = cl.Command("sleep", "1000").spawn()
+            pids.append(process.pid)
+            del process  # and nobody holds it any more
+
+    def run_beside_dropped():
+        pids = []
+        thread = threading.Thread(target=drop, args=[pids])  # where no interrupt is raised
+        thread.start()
+        thread.join()
+        try:
+            cl.run(["true"])
+        finally:
+            os.kill(pids[0], signal.SIGKILL)
+            until(lambda: is_gone(pids[0]))
+            try:
+                cl.run(["true"])
+            except KeyboardInterrupt:
+                cl.run(["true"])
+                raise
+
     again = cl.Command("true")
     return {
         "run": lambda: cl.run(["true"]),
@@ -99,6 +135,9 @@ def scenarios(where):
         "by hand": by_hand,
         "terminate": end_early,
         "kill tree": kill_tree,
+        "kept": lambda: keep("cat"),
+        "kept error": lambda: fail(LookupError, lambda: keep("sleep", "1000", error=LookupError)),
+        "dropped": run_beside_dropped,
         "cgroup": lambda: cl.run(["true"], contain="cgroup"),
         "process in cgroup": lambda: in_block("cat", contain="cgroup", **pipes),
     }
@@ -251,13 +290,16 @@ def storm(name, rounds, directory):
     assert hits > rounds // 5, f"only {hits} of {rounds} signals came in time"
 
 
-@pytest.mark.parametrize("name", ["run", "again", "capture", "files", "lines", "stop", "process", "by hand", "missing"])
+@pytest.mark.parametrize(
+    "name",
+    ["run", "again", "capture", "files", "lines", "stop", "process", "kept", "kept error", "by hand", "missing"],
+)
 def test_an_interrupt_at_any_moment(name, tmp_path):
     fresh(storm, name, 600, str(tmp_path), also=[scenarios])
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dropped"])  # which could not stand a real one
 def test_an_interrupt_at_every_microsecond(name, tmp_path):
     fresh(storm, name, 10_000, str(tmp_path), also=[scenarios], timeout=1000)
 

@@ -1,10 +1,16 @@
 """A running child as an object: looking at it, waiting, signalling, talking to it, and the end of its scope."""
 
+import contextlib
+import copy
+import fcntl
+import gc
 import io
 import os
+import pickle
 import select
 import signal
 import sys
+import termios
 import threading
 import time
 import warnings
@@ -12,10 +18,12 @@ import warnings
 import psutil
 import pytest
 from faults_child import nothing_left
-from helpers import is_running, needs_linux, script, wait_until
+from helpers import PATIENCE, is_running, needs_linux, script, wait_until
 
 import corelane as cl
+import corelane.process.process
 from corelane._ffi import PLATFORM
+from corelane.process import dropped
 
 # A child in two: a leader that waits for its stdin's end, and a descendant in its group that never ends by itself.
 TWO = "sleep 1000 & echo $!; exec cat >/dev/null"
@@ -25,6 +33,15 @@ import os, subprocess, sys
 stray = subprocess.Popen([sys.executable, "-I", "-S", "-c",
     "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(1000)"])
 sys.stdin.read()
+"""
+# The same, and it keeps the pipes of its leader, which never ends by itself either.
+KEEP = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    os.write(1, b"x")
+    os.write(2, b"%d\\n" % os.getpid())
+time.sleep(1000)
 """
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -495,6 +512,121 @@ def test_the_exception_of_the_block_is_the_one_that_comes_out():
         fail()
 
 
+def leave_by_error_while_pipes_are_kept(prepare):
+    """Whether leaving a block by an exception ends soon, though one that escaped keeps the child's pipes."""
+    escaped, caught = [], []
+
+    def leave():
+        command = cl.Command(sys.executable, "-I", "-S", "-c", KEEP, stdin=cl.PIPE, stdout=cl.PIPE, stderr=cl.PIPE)
+        try:
+            with command.spawn() as process:
+                escaped.append(int(process.stderr.readline()))
+                prepare(process)
+                raise LookupError
+        except LookupError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    thread.join(PATIENCE)
+    in_time = not thread.is_alive()
+    os.kill(escaped[0], signal.SIGKILL)
+    thread.join()
+    assert len(caught) == 1
+    return in_time
+
+
+def test_an_exception_does_not_wait_for_a_thread_that_reads():
+    """It holds the lock of the file object for as long as somebody has the other end of the pipe."""
+    readers = []
+
+    def read(stream):
+        with contextlib.suppress(OSError, ValueError):  # it is closed meanwhile
+            stream.read()
+
+    def prepare(process):
+        readers.append(threading.Thread(target=read, args=(process.stdout,)))
+        readers[0].start()
+        wait_until(lambda: fcntl.ioctl(process.stdout.fileno(), termios.FIONREAD, bytes(4)) == bytes(4), "the reader")
+
+    assert leave_by_error_while_pipes_are_kept(prepare)
+    readers[0].join()
+
+
+def test_an_exception_does_not_wait_for_room_in_a_pipe():
+    """What was not yet written is dropped: nobody may ever read it."""
+
+    def prepare(process):
+        fd = process.stdin.fileno()
+        os.set_blocking(fd, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(fd, b"x" * 4096)
+        os.set_blocking(fd, True)
+        process.stdin.write(b"buffered")
+
+    assert leave_by_error_while_pipes_are_kept(prepare)
+
+
+class InterruptedLib:
+    """The C core, as if a signal's handler raised when the given functions return for the first time."""
+
+    def __init__(self, lib, *names):
+        self._lib = lib
+        self._names = list(names)
+
+    def __getattr__(self, name):
+        call = getattr(self._lib, name)
+        if name not in self._names:
+            return call
+
+        def interrupted(*args):
+            call(*args)
+            if name not in self._names:
+                return None
+            self._names.remove(name)
+            raise KeyboardInterrupt(name)
+
+        return interrupted
+
+
+def test_a_second_interrupt_while_the_first_is_answered(monkeypatch):
+    """The check is `_nothing_left`."""
+    lib = InterruptedLib(corelane.process.process.lib, "cl_process_spawn", "cl_process_wait")
+    monkeypatch.setattr("corelane.process.process.lib", lib)
+    with pytest.raises(KeyboardInterrupt, match="cl_process_wait"):
+        forever(stdin=cl.PIPE, stdout=cl.PIPE, stderr=cl.PIPE).spawn()
+    assert lib._names == []
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_is_one_of_a_kind(copying):
+    """The end of a copy would be the end of the child."""
+    with forever().spawn() as process:
+        with pytest.raises(TypeError, match="Process cannot be copied or pickled"):
+            copying(process)
+        gc.collect()
+        assert process.poll() is None
+        assert process.kill() is True
+        assert process.wait(20) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["detached", "raw", "closed"])
+def test_what_was_done_to_the_file_objects_hides_no_exception(how):
+    def fail():
+        with shell("exec cat", stdin=cl.PIPE, stdout=cl.PIPE).spawn() as process:
+            if how == "detached":
+                process.stdout.detach().close()
+            elif how == "raw":
+                process.stdout = process.stdout.detach()
+            else:
+                os.close(process.stdout.fileno())
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+
+
 def test_close_closes_our_ends_and_leaves_the_child_alone():
     process = shell("cat; exec sleep 1000", stdin=cl.PIPE, stdout=cl.PIPE).spawn()
     process.close()
@@ -520,6 +652,40 @@ def test_a_dropped_process_warns_and_is_neither_killed_nor_left_a_zombie():
     with shell("true").spawn() as other:
         other.wait(20)
     assert not psutil.pid_exists(pid), "reaped at the next spawn"
+
+
+@pytest.fixture
+def waiting():
+    """The children that nobody holds any more, none of another test's among them."""
+    kept = dropped.waiting.copy()
+    dropped.waiting.clear()
+    yield dropped.waiting
+    dropped.waiting[:] = kept
+
+
+@pytest.mark.parametrize("when", ["asked", "answered"])
+def test_an_exception_while_dropped_ones_are_looked_at_loses_none(when, waiting):
+    """As of a signal's handler: before this one answers, or when another has answered that it is gone."""
+    asked = []
+    raises_now = [True]
+
+    def is_gone():
+        asked.append("gone")
+        return True
+
+    def lives():
+        asked.append("lives")
+        if raises_now.pop() if raises_now else False:
+            raise KeyboardInterrupt
+        return False
+
+    waiting += [lives, is_gone] if when == "asked" else [is_gone, lives]
+    with pytest.raises(KeyboardInterrupt):
+        dropped.reap()
+    assert lives in waiting
+    assert (is_gone in waiting) == ("gone" not in asked)
+    dropped.reap()
+    assert waiting == [lives]
 
 
 def test_a_process_that_is_dropped_after_its_end_is_reaped_in_silence():
@@ -594,6 +760,35 @@ def test_a_forked_child_cannot_touch_it():
     answers = script(FORKED)
     assert (answers.pop("parent"), answers.pop("code"), answers.pop("own")) == ("alive", 0, "mine\n")
     assert set(answers.values()) == {"NotOwner"}, answers
+
+
+LEFT_TWICE = """
+import json, os
+import corelane as cl
+process = cl.Command("cat", stdin=cl.PIPE, stdout=cl.PIPE).spawn()
+verdicts = []
+with process:
+    process.stdin.write(b"once")
+    for error in (None, SystemExit()):
+        child = os.fork()
+        if child == 0:
+            verdict = 1
+            try:
+                process.__exit__(error and type(error), error, None)
+            except cl.NotOwner:
+                verdict = 7
+            finally:
+                os._exit(verdict)
+        verdicts.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    process.stdin.close()
+    came = process.stdout.read().decode()
+print(json.dumps([verdicts, came, process.returncode]))
+"""
+
+
+def test_a_forked_child_does_not_write_what_its_parent_will():
+    """Both have a copy of what is buffered."""
+    assert script(LEFT_TWICE) == [[7, 7], "once", 0]
 
 
 # ---- threads ----

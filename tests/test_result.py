@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from faults_child import nothing_left
+from faults_child import fresh, nothing_left, resident
 from helpers import STRATEGIES
 
 import corelane as cl
@@ -192,3 +192,18 @@ def test_a_result_owns_nothing_but_its_bytes():
     before = set(os.listdir("/dev/fd"))
     del result
     assert set(os.listdir("/dev/fd")) == before
+
+
+def test_the_memory_of_a_large_output_goes_with_its_result():
+    """The engine that ran it waits for the next run, and may wait for ever."""
+
+    def run():
+        cl.run(["head", "-c", "1000", "/dev/zero"], capture=True)
+        before = resident()
+        result = cl.run(["head", "-c", str(64 << 20), "/dev/zero"], capture=True)
+        assert len(result.stdout) == 64 << 20
+        assert resident() - before > 64 << 20
+        del result
+        assert resident() - before < 8 << 20
+
+    fresh(run)

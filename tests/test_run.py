@@ -1,13 +1,16 @@
 """run() and read(): one child from start to end, its output, its limits, and what ends it early."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import tty
 
 import psutil
 import pytest
@@ -244,6 +247,17 @@ def test_one_outside_the_scope_does_not_hold_up_the_run(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
+def test_no_time_to_drain_is_enough_to_see_that_nobody_has_the_pipe(tmp_path):
+    for _ in range(200):
+        result = cl.run(["echo", "x"], capture=True, drain=0)
+        assert (result.stdout, result.pipes_left_open) == (b"x\n", False)
+    mark = tmp_path / "pid"
+    wait = '"$@" & while ! [ -s "$4" ]; do sleep 0.01; done; echo done'
+    result = shell(wait, *(sys.executable, "-c", ESCAPE, mark), capture=True, drain=0).run()
+    os.kill(int(mark.read_text()), signal.SIGKILL)
+    assert (result.stdout, result.pipes_left_open) == (b"done\n", True)
+
+
 def test_the_deadline_ends_where_the_drain_begins():
     """The child made it in time; what it left behind has a bound of its own."""
     result = shell("sleep 1000 & echo done", stdout=cl.PIPE, timeout=20, drain=0.1).run()
@@ -378,6 +392,34 @@ def test_a_full_socket_as_tee_does_not_break_the_deadline():
         assert took(started) < 10
         make_room.join()
         assert writer.getblocking()
+
+
+def test_a_tee_to_the_master_of_a_terminal_arrives_at_its_slave():
+    """Opening a master once more, for a description that does not block, would make another terminal."""
+    master, slave = os.openpty()
+    try:
+        tty.setraw(slave)
+        assert cl.run(["echo", "x"], capture=True, tee_stdout=master).stdout == b"x\n"
+        ready, _, _ = select.select([slave], [], [], 5)
+        assert ready, "it went somewhere else"
+        assert os.read(slave, 100) == b"x\n"
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_tee_to_a_closed_descriptor_starts_nothing(stream, tmp_path):
+    """One of the pipes of the run would get that number."""
+    held = [os.dup(0) for _ in range(10)]
+    for fd in held:
+        os.close(fd)
+    for fd in held:
+        touch = cl.Command("touch", tmp_path / "mark", stdin=b"x" * 100_000, capture=True, timeout=20)
+        with pytest.raises(cl.SpawnFailed, match="touch") as caught:
+            touch.with_options(**{f"tee_{stream}": fd}).run()
+        assert (caught.value.stage, caught.value.errno) == ("descriptors", errno.EBADF)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_slow_tee_loses_nothing():

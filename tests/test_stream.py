@@ -4,18 +4,20 @@ import itertools
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import psutil
 import pytest
-from faults_child import nothing_left
+from faults_child import fresh, nothing_left
 from helpers import is_running, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import corelane as cl
+from corelane.process import stream
 
 MIB = 1 << 20
 
@@ -327,6 +329,118 @@ def test_stderr_can_be_merged_or_dropped_but_not_lost_in_a_pipe():
         shell("true", stderr=cl.PIPE).lines()
 
 
+def test_a_pipe_to_stdin_that_nobody_could_write_to_is_at_its_end():
+    assert list(cl.Command("cat", stdin=cl.PIPE, timeout=20).lines()) == []
+
+
+@pytest.mark.parametrize("size", [2**40, sys.maxsize, 2**64])
+def test_a_chunk_may_be_as_long_as_it_likes(size):
+    assert b"".join(cl.Command("echo", "x").chunks(size)) == b"x\n"
+
+
+@pytest.mark.parametrize("kind", ["lines", "chunks"])
+def test_a_stream_that_a_forked_child_goes_on_with_is_its_parents(kind):
+    def fork(kind):
+        reader, writer = os.pipe()
+        command = cl.Command("sh", "-c", "echo one; read line; echo two", stdin=reader, timeout=20)
+        stream = getattr(command, kind)()
+        came = [next(stream)]
+        child = os.fork()
+        os.close(writer)  # from now on there is something to read
+        if child == 0:
+            code = 1
+            try:
+                next(stream)
+            except cl.NotOwner:
+                code = 7
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        came += stream
+        assert came == (["one", "two"] if kind == "lines" else [b"one\n", b"two\n"])
+
+    fresh(fork, kind)
+
+
+def stream_inside_the_first(package):
+    """The first stream of a process is interrupted by another, once at each line of ours; each time in a fork."""
+
+    def attempt(nth):
+        seen = 0
+        came = []
+
+        def trace(frame, event, arg):
+            nonlocal seen
+            if not frame.f_code.co_filename.startswith(package):
+                return None
+            seen += event == "line"
+            if seen == nth and event == "line":
+                sys.settrace(None)
+                came.append(list(cl.Command("echo", "inner").lines()))
+            return trace
+
+        sys.settrace(trace)
+        came.append(list(cl.Command("echo", "outer").lines()))
+        sys.settrace(None)
+        if seen < nth:
+            return 2
+        assert came == [["inner"], ["outer"]], came
+        return 0
+
+    for nth in range(1, 10_000):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = attempt(nth)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 2), f"at the line of number {nth}"
+        if code == 2:
+            break
+    assert nth > 50, "nothing was interrupted"
+
+
+def test_a_signal_handler_streams_while_the_first_stream_begins():
+    """What is imported only then is half there: nothing is."""
+    fresh(stream_inside_the_first, os.path.dirname(cl.__file__))
+
+
+LATE = """
+import os, sys
+import corelane as cl
+from corelane.process import stream
+
+class Late:
+    def __del__(self):
+        for attempt in ATTEMPTS:
+            try:
+                os.write(1, repr(attempt()).encode() + b"\\n")
+            except BaseException as error:
+                os.write(1, repr(error).encode() + b"\\n")
+
+def spawn():
+    with cl.Command("cat", stdin=cl.PIPE, stdout=cl.PIPE).spawn() as process:
+        process.stdin.write(b"x")
+        process.stdin.close()
+        return process.stdout.read()
+
+ATTEMPTS = [lambda: list(cl.Command("echo", "x").lines()), lambda: list(cl.Command("echo", "x").chunks()), spawn]
+sys.modules["late"] = Late()  # modules go last
+"""
+
+
+def test_streams_and_spawns_while_the_interpreter_ends():
+    """Nothing can be imported any more."""
+    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.stdout, ended.stderr) == ("['x']\n[b'x\\n']\nb'x'\n", "")
+
+
 def test_a_command_streams_again_and_in_several_threads():
     command = cl.Command("seq", "1000", timeout=60)
     expected = [str(number) for number in range(1, 1001)]
@@ -381,3 +495,32 @@ def test_many_streams_stopped_early_leave_nothing():
     for _ in range(200):
         for _ in cl.Command("yes").lines():
             break
+
+
+def test_what_comes_between_a_look_at_the_pipe_and_one_at_the_child_is_counted(monkeypatch):
+    """An eager read finds nothing; then the child writes several pieces and ends, while a daemon keeps the pipe: what
+    was in it at the end is read, and not waited for twice."""
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def read(self, fd, size):
+            try:
+                return os.read(fd, size)
+            except BlockingIOError:
+                (child,) = psutil.Process().children()
+                os.write(go, b"\n")
+                wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, "the end of the child")
+                raise
+
+    ready, go = os.pipe()
+    leash, end = os.pipe()
+    monkeypatch.setattr(stream, "os", Slow())
+    script = "read line <&3; head -c 60000 /dev/zero; cat <&4 & exit 0"
+    options = {"drain": 0.05, "stdin": cl.DEVNULL, "fds": {3: ready, 4: leash}, "contain": "none"}
+    try:
+        assert sum(map(len, shell(script, **options).chunks(20_000))) == 60_000
+    finally:
+        for fd in (ready, go, leash, end):
+            os.close(fd)

@@ -107,9 +107,10 @@ class Scope:
             raise CgroupUnavailable(
                 f"cannot start {command}: no cgroup v2 hierarchy is mounted; use contain='group'", command=command
             )
-        scope = cls(os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}"))
-        while os.path.exists(scope.path):  # left by a process that was killed, and had our number
-            scope = cls(os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}"))
+        path = os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}")
+        while os.path.exists(path):  # left by a process that was killed, and had our number: not ours to remove
+            path = os.path.join(where, f"corelane-{os.getpid()}-{next(_numbers)}")
+        scope = cls(path)
         try:
             os.mkdir(scope.path)
             scope._directory = open_target(scope.path, command)

@@ -78,12 +78,11 @@ class Command:
         TypeError, ValueError: an argument or option is wrong; nothing was started.
     """
 
-    __slots__ = ("__weakref__", "_derived", "_hash", "_options", "_packed", "_packed_spawn", "args")
+    __slots__ = ("__weakref__", "_derived", "_hash", "_options", "_packed", "args")
 
     args: tuple[str | bytes, ...]
     _options: dict[str, Any]
-    _packed: Packed | None
-    _packed_spawn: Packed | None
+    _packed: dict[str, Packed]
     _derived: dict[str, Command]
     _hash: int | None
 
@@ -99,8 +98,7 @@ class Command:
         if not self.args[0]:
             raise ValueError("the program is an empty string")
         put(self, "_options", normalise(options) if options else {})
-        put(self, "_packed", None)
-        put(self, "_packed_spawn", None)
+        put(self, "_packed", {})
         put(self, "_derived", {})
         put(self, "_hash", None)
 
@@ -187,14 +185,14 @@ class Command:
 
     # ---- for run and Process -----------------------------------------------------------------------------------
 
-    def packed(self, *, for_run: bool) -> Packed:
-        """What the core reads; the caller closes it unless it is `reusable`."""
-        kept = self._packed if for_run else self._packed_spawn
+    def packed(self, use: str) -> Packed:
+        """What the core reads, for a "run", "spawn" or one of "many"; the caller closes it unless it is `reusable`."""
+        kept = self._packed.get(use)
         if kept is not None:
             return kept
-        fresh = pack(self, for_run=for_run)
+        fresh = pack(self, use)
         if fresh.reusable:
-            object.__setattr__(self, "_packed" if for_run else "_packed_spawn", fresh)
+            self._packed[use] = fresh
         return fresh
 
     def _variant(self, name: str, **options: Any) -> Command:
@@ -232,8 +230,8 @@ class Command:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         for name, value in zip(("args", "_options"), state, strict=True):
             object.__setattr__(self, name, value)
-        for name in ("_packed", "_packed_spawn", "_hash"):
-            object.__setattr__(self, name, None)
+        object.__setattr__(self, "_hash", None)
+        object.__setattr__(self, "_packed", {})
         object.__setattr__(self, "_derived", {})
 
     def __copy__(self) -> Command:
@@ -243,9 +241,8 @@ class Command:
         return self
 
     def __str__(self) -> str:
-        whole = quote(*[arg[:200] for arg in self.args[:200]])  # enough: each is a character and a blank at least
-        is_all = len(self.args) <= 200 and len(whole) <= 200
-        return whole if is_all else whole[:197] + "..."
+        whole = quote(*self.args[:200])  # enough: each is a character and a blank at least
+        return whole if len(self.args) <= 200 and len(whole) <= 200 else whole[:197] + "..."
 
     def __repr__(self) -> str:
         parts = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self._options.items()]

@@ -11,6 +11,7 @@ import os
 
 from corelane._ffi import check, ffi, lib
 from corelane.errors import (
+    CallFailed,
     NonZeroExit,
     NotOwner,
     OutputLimitExceeded,
@@ -85,7 +86,7 @@ def execute(command: Command) -> Result:
     """Run `command` to its end; see `corelane.run` for what it returns and raises."""
     if dropped.waiting:
         dropped.reap()
-    packed = command.packed(for_run=True)
+    packed = command.packed("run")
     try:
         engine = _idle.pop()
     except IndexError:
@@ -98,12 +99,14 @@ def execute(command: Command) -> Result:
             rc = _step(engine.run, _STEP_NS)
         _report_get(engine.run, engine.report)
         report = _unpack(engine.buffer)
-        stdout, stderr = _output(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
+        stdout, stderr = output_of(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
         if max(report[layout.SIZES : layout.SIZES + 2]) > _KEEP:
             lib.cl_run_forget(engine.run)  # an idle engine may idle for ever
     except BaseException:
-        if lib.cl_run_abort(engine.run, _REAP_NS) == 0 and engine.maker == os.getpid():
-            dropped.waiting.append(engine.is_gone)  # it runs as somebody else, or is frozen
+        if engine.maker == os.getpid():
+            # Before the abort, whose result a second Ctrl-C may take: it runs as somebody else, perhaps, or is frozen.
+            dropped.waiting.append(engine.is_gone)
+        lib.cl_run_abort(engine.run, _REAP_NS)
         raise
     finally:
         if not packed.reusable:
@@ -114,11 +117,13 @@ def execute(command: Command) -> Result:
         _idle.append(engine)
     result = Result(command, report, stdout, stderr)
     if report[layout.STATE] != EXITED or report[layout.STATUS] or any(report[layout.TIMED_OUT : layout.FEED_LEFT]):
-        _judge(command, result, report)
+        failure = failure_of(command, result, report)
+        if failure is not None:
+            raise failure
     return result
 
 
-def _output(packed: Packed, report: tuple[int, ...]) -> tuple[bytes | None, bytes | None]:
+def output_of(packed: Packed, report: tuple[int, ...]) -> tuple[bytes | None, bytes | None]:
     out = err = None
     if packed.captures[0]:
         size = report[layout.SIZES]
@@ -142,22 +147,28 @@ def _raise_failed(command: Command, engine: _Engine, result: Result, rc: int) ->
         )
     if rc in _UNKILLABLE:
         dropped.waiting.append(engine.is_gone)
+    else:
+        lib.cl_run_abort(engine.run, _REAP_NS)
+    raise broken_off(command, result, rc)
+
+
+def broken_off(command: Command, result: Result, rc: int) -> Exception:
+    """Why a run could not be brought to its end: `rc` is what its last step returned."""
+    if rc in _UNKILLABLE:
         message = f"{command} was to be killed, but has not ended: {_UNKILLABLE[rc]}. It is reaped when it ends"
-        if report[layout.TIMED_OUT]:
-            raise ProcessTimeout(message, command=command, result=result, timeout=command.option("timeout"))
-        raise ProcessError(message, command=command, result=result)
-    lib.cl_run_abort(engine.run, _REAP_NS)
+        if result.timed_out:
+            return ProcessTimeout(message, command=command, result=result, timeout=command.option("timeout"))
+        return ProcessError(message, command=command, result=result)
     if rc == -errno.ENOMEM:
-        raise MemoryError(f"the output of {command} does not fit into memory: give max_output=, or use chunks()")
-    check(rc, f"running {command}")
-    raise AssertionError(f"a step of {command} returned {rc}")
+        return MemoryError(f"the output of {command} does not fit into memory: give max_output=, or use chunks()")
+    return CallFailed(-rc, f"running {command}: {os.strerror(-rc)}")
 
 
-def _judge(command: Command, result: Result, report: tuple[int, ...]) -> None:
-    """Raise what the caller must not overlook; `check=False` covers the child's own failures only."""
+def failure_of(command: Command, result: Result, report: tuple[int, ...]) -> ProcessError | None:
+    """What `run` raises after a run: what must not be overlooked. `check=False` covers the child's failures only."""
     if report[layout.TIMED_OUT]:
         timeout = command.option("timeout")
-        raise ProcessTimeout(
+        return ProcessTimeout(
             f"{command} ran longer than {timeout:g} s and was killed with all in its scope "
             f"(contained by {result.contained})",
             command=command,
@@ -165,7 +176,7 @@ def _judge(command: Command, result: Result, report: tuple[int, ...]) -> None:
             timeout=timeout,
         )
     if report[layout.LIMIT_HIT] and command.option("on_limit", "fail") == "fail":
-        raise OutputLimitExceeded(
+        return OutputLimitExceeded(
             f"{command} wrote more than max_output={command.option('max_output')} bytes and was killed; "
             "raise it, or give on_limit='truncate'",
             command=command,
@@ -173,7 +184,7 @@ def _judge(command: Command, result: Result, report: tuple[int, ...]) -> None:
         )
     if report[layout.TEE_ERROR]:
         number = report[layout.TEE_ERROR]
-        raise TeeFailed(
+        return TeeFailed(
             f"the output of {command} could not be copied to its tee: {os.strerror(number)}",
             command=command,
             result=result,
@@ -181,11 +192,12 @@ def _judge(command: Command, result: Result, report: tuple[int, ...]) -> None:
         )
     # What we killed for its output has the result that was asked for.
     if command.option("check", True) and not (report[layout.LIMIT_HIT] and command.option("on_limit") == "kill"):
-        raise_for_status(command, result, report)
+        return status_failure(command, result, report)
+    return None
 
 
-def raise_for_status(command: Command, result: Result, report: tuple[int, ...]) -> None:
-    """Raise NonZeroExit, Signaled or StatusUnknown unless the child exited with 0."""
+def status_failure(command: Command, result: Result, report: tuple[int, ...]) -> ProcessError | None:
+    """NonZeroExit, Signaled or StatusUnknown, unless the child exited with 0."""
     state, status = report[layout.STATE], report[layout.STATUS]
     tail = (result.stderr or b"")[-_TAIL:]
     said = f"; stderr ends: {tail.decode('utf-8', 'replace').strip()}" if tail.strip() else ""
@@ -193,7 +205,7 @@ def raise_for_status(command: Command, result: Result, report: tuple[int, ...]) 
         signal = signal_of(report)
         name = getattr(signal, "name", f"signal {signal}")
         core = " and left a core" if result.core_dumped else ""
-        raise Signaled(
+        return Signaled(
             f"{command} was ended by {name}{core}{said}",
             command=command,
             result=result,
@@ -201,7 +213,7 @@ def raise_for_status(command: Command, result: Result, report: tuple[int, ...]) 
             core_dumped=result.core_dumped,
         )
     if state == EXITED and status != 0:
-        raise NonZeroExit(
+        return NonZeroExit(
             f"{command} exited with status {status}{said}",
             command=command,
             result=result,
@@ -209,9 +221,10 @@ def raise_for_status(command: Command, result: Result, report: tuple[int, ...]) 
             stderr_tail=tail,
         )
     if state != EXITED:
-        raise StatusUnknown(
+        return StatusUnknown(
             f"{command} has ended, but its status was taken by somebody else in this process (a waitpid(-1), or "
             "SIGCHLD is ignored); check=False accepts that",
             command=command,
             result=result,
         )
+    return None

@@ -85,6 +85,8 @@ def _new_run(options: dict[str, Any]) -> Any:
 
 # What every command without options has in common: the core only reads it.
 _PLAIN_LAUNCH = _new_launch()
+_LAUNCH_OF = {"run": _PLAIN_LAUNCH, "spawn": _PLAIN_LAUNCH, "many": _new_launch()}
+_LAUNCH_OF["many"].stream[0].kind = lib.CL_IO_NULL
 _PLAIN_RUN = _new_run({})
 
 
@@ -353,19 +355,20 @@ def _check_platform(options: dict[str, Any]) -> None:
                 raise NotSupported(f"{name}= has no counterpart on macOS")
 
 
-def pack(command: Command, *, for_run: bool) -> Packed:
+def pack(command: Command, use: str) -> Packed:
     """Make the structs of a command.
 
     Args:
         command: whose options are already checked.
-        for_run: for a run, whose child dies with us unless told otherwise; else for a Process.
+        use: "run", "many" or "spawn". The child of a run dies with us unless told otherwise, that of a Process does
+            not; one of many has no stdin unless told otherwise: they would all read the same.
 
     Raises:
         SpawnFailed: a file could not be opened. ValueError: no such user, or a closed file object.
         CgroupUnavailable, NotSupported.
     """
     options = command.options_given
-    tied = for_run and PLATFORM != "darwin"
+    tied = use != "spawn" and PLATFORM != "darwin"
     packed = Packed()
     try:
         packed.command.argv = packed.strings([os.fsencode(arg) for arg in command.args])
@@ -375,9 +378,13 @@ def pack(command: Command, *, for_run: bool) -> Packed:
             feed = packed.pack_streams(command, options)
             packed.pack_run(options, feed)
             packed.pack_cgroup(command, options)
-        elif tied:
-            packed.command.options = lib.CL_OPT_DEATH_SIGNAL
-            packed.command.death_signal = signal.SIGKILL
+            if use == "many" and "stdin" not in options:
+                packed.launch.stream[0].kind = lib.CL_IO_NULL
+        else:
+            packed.launch = _LAUNCH_OF[use]
+            if tied:
+                packed.command.options = lib.CL_OPT_DEATH_SIGNAL
+                packed.command.death_signal = signal.SIGKILL
     except BaseException:
         packed.close()
         raise

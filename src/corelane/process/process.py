@@ -24,7 +24,7 @@ from corelane._ffi import check, fast, ffi, lib
 from corelane.errors import CorelaneError, NotOwner, NotSupported, ProcessTimeout
 from corelane.process import dropped
 from corelane.process import result as layout
-from corelane.process.engine import raise_for_status
+from corelane.process.engine import status_failure
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.pack import nanoseconds
@@ -79,6 +79,7 @@ class Process:
         self.command = command
         self.stdin = self.stdout = self.stderr = None
         self._scope: Any = None
+        self._reaped_later = False  # it is in `dropped`
         self._kill_dropped = True  # until its caller has it; see Command.spawn
         self._ends: list[int] | None = None
         self._maker = os.getpid()
@@ -91,7 +92,7 @@ class Process:
         self._core: Any = ffi.gc(made[0], lib.cl_process_free)
         self._address = int(ffi.cast("uintptr_t", made[0]))  # for `__exit__`
         if packed is None:
-            packed = command.packed(for_run=for_run)
+            packed = command.packed("run" if for_run else "spawn")
         try:
             # The scope lives as long as the child: it goes from the packed command, which is closed here, to us.
             self._scope, packed.scope = packed.scope, None
@@ -253,7 +254,9 @@ class Process:
         """Wait, and raise NonZeroExit, Signaled or StatusUnknown unless the child exited with 0."""
         self.wait()
         report = _report(self._core)
-        raise_for_status(self.command, Result(self.command, report), report)
+        failure = status_failure(self.command, Result(self.command, report), report)
+        if failure is not None:
+            raise failure
 
     # ---- signalling --------------------------------------------------------------------------------------------
 
@@ -368,15 +371,18 @@ class Process:
         """As `close`, but without a flush, which the child's pipe may have no room for, and without the locks of the
         file objects: a thread that reads holds one as long as a descendant of the child's keeps the pipe open."""
         for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # it was detached, or somebody has closed its descriptor
                 buffer: Any = getattr(stream, "buffer", stream)
-                buffer.raw.close()
+                raw = getattr(buffer, "raw", buffer)
+                if raw is not None:
+                    raw.close()
 
     def _end_scope(self) -> None:
         """What the child left is killed, the terminal taken back, the cgroup removed."""
         if self.contained != "none":
             lib.cl_process_signal_scope(self._core, _KILL)  # what belongs to another user is not ours to kill
         if not self._wait(0):
+            self._reaped_later = True
             dropped.waiting.append(_reaper(self._core, self._scope))  # it belongs to another user itself
         lib.cl_process_take_terminal(self._core)
         self._close_scope()
@@ -421,7 +427,9 @@ class Process:
         if self._kill_dropped and (is_alive or self._ends is None or max(self._ends) >= 0):
             self._undo()
             return
-        if not is_alive:
+        if not is_alive and self._scope is not None and not self._scope.close(wait=False):
+            dropped.waiting.append(self._scope.is_gone)  # a daemon lives in it
+        if not is_alive or self._reaped_later:
             return
         dropped.waiting.append(_reaper(core, self._scope))
         warnings.warn(
@@ -458,9 +466,7 @@ def _reaper(core: Any, scope: Any) -> Callable[[], bool]:
     def is_gone() -> bool:
         if lib.cl_process_state(core) in _ALIVE:
             return False
-        if scope is not None:
-            scope.close(wait=False)
-        return True
+        return scope is None or bool(scope.close(wait=False))
 
     return is_gone
 

@@ -74,8 +74,9 @@ def _chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byt
                 yield piece
             source.wait()
         except BaseException:  # also GeneratorExit: whoever stops reading wants no more of it, not even a grace period
-            process.signal_scope("KILL")
-            process.kill()
+            with contextlib.suppress(CorelaneError):  # one that we may not signal hides nothing either
+                process.signal_scope("KILL")
+                process.kill()
             raise
     if mark_end:
         yield b""
@@ -173,6 +174,7 @@ class _Source:
             if self._drain_until is None and self._ended(ready):
                 self._drain_until = now + self._command.option("drain", 0.1)
                 self._left = _readable(self._fd)
+                self._eager = 0  # from now on it is counted
             if self._drain_until is None:
                 if self._deadline is not None and now >= self._deadline:
                     self._time_out()
