@@ -54,6 +54,18 @@ void platform_prepare(void);
  * `child` gets `job` and never returns. Returns the wait status, or -1. */
 int platform_clone_pidfd(int (*child)(void *), struct job *job);
 
+/* Many children, `concurrency` at a time, each with stdout and stderr captured and thrown away. */
+struct many {
+	char *program;
+	long count;
+	int concurrency;
+	int threads;
+	bool nowait; /* do not wait for each exec */
+};
+
+/* Runs them all. Returns 0, or -1 with errno: one failed, or this platform has no such engine. */
+int platform_many(const struct many *many);
+
 /* Makes a pipe whose ends do not survive an exec. Returns 0 or -1. */
 int platform_pipe(int ends[2]);
 

@@ -1,6 +1,7 @@
 /* The macOS half of the raw C baseline: what Linux adds is not there, and says so. */
 #include "floor.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -22,6 +23,13 @@ int platform_clone_pidfd(int (*child)(void *), struct job *job)
 }
 
 /* No pipe2 here. The gap before FD_CLOEXEC is harmless in a program with one thread. */
+int platform_many(const struct many *many)
+{
+	(void)many;
+	errno = ENOTSUP;
+	return -1;
+}
+
 int platform_pipe(int ends[2])
 {
 	if (pipe(ends) < 0)

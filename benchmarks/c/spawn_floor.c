@@ -15,6 +15,9 @@
  * nice, umask, cwd, cwd_fd, rlimit, session, group, fds, sigmask, env, ignore; on Linux cpus, close_fds, no_new_privs,
  * death_signal, sched, io_priority, oom.
  *
+ * Or MODE is many/AT_ONCE/THREADS/HOW: COUNT children of PROGRAM captured by an engine, AT_ONCE at a time, where HOW is
+ * vfork or nowait (a clone that does not wait for exec). It answers with one sample, the time per child.
+ *
  * The answer is one JSON line: {"ns": [...], "wall_ns": w, "cpu_ns": c}, where cpu_ns counts this process and the
  * children it reaped; or {"ok": 1}; or {"error": "why"}. The end of stdin ends the server.
  */
@@ -385,12 +388,35 @@ static bool parse_mode(char *mode, struct job *job)
 	return true;
 }
 
+/* "many", how many at a time, how many threads, and whether each exec is waited for: one sample, the time per child. */
+static bool run_many(const char *mode, long count, char *program)
+{
+	struct many many = { .program = program, .count = count };
+	char how[16];
+
+	if (sscanf(mode, "many/%d/%d/%15s", &many.concurrency, &many.threads, how) != 3 || many.concurrency < 1 ||
+	    many.threads < 1)
+		return false;
+	many.nowait = strcmp(how, "nowait") == 0;
+	int64_t cpu = cpu_time(), wall = now();
+	if (platform_many(&many) < 0) {
+		failed(strerror(errno));
+		return true;
+	}
+	wall = now() - wall;
+	printf("{\"ns\": [%lld], \"wall_ns\": %lld, \"cpu_ns\": %lld}\n", (long long)(wall / count), (long long)wall,
+	       (long long)(cpu_time() - cpu));
+	return true;
+}
+
 static void run_command(const char *mode_text, long count, char *program, int spare_fd, int root_fd)
 {
 	struct job job = { .argv = { program, NULL }, .spare_fd = spare_fd, .root_fd = root_fd };
 	char mode[256];
 
 	snprintf(mode, sizeof(mode), "%s", mode_text);
+	if (count > 0 && run_many(mode_text, count, program))
+		return;
 	if (!parse_mode(mode, &job))
 		failed("this mode or option is not known here");
 	else if (count < 1 || count > 10000000)

@@ -36,6 +36,7 @@ from corelane.process import (
     quote,
     read,
     run,
+    run_many,
 )
 
 __version__ = "0.1.0"
@@ -67,4 +68,5 @@ __all__ = [
     "quote",
     "read",
     "run",
+    "run_many",
 ]

@@ -52,7 +52,7 @@ def supervise(command: Command) -> tuple[Result, bool]:
         SpawnFailed, CgroupUnavailable, NotSupported, OSError, ValueError: it could not be started.
         ProcessTimeout: SIGKILL did not end it.
     """
-    packed = command.packed(for_run=True)  # opens files: a FIFO waits for its other end, and signals may end that
+    packed = command.packed("run")  # opens files: a FIFO waits for its other end, and signals may end that
     taken = _block()
     bell = _Bell(taken)
     with Process(command, for_run=True, packed=packed) as process:

@@ -2,9 +2,10 @@
 //!
 //! `run MODE COUNT PROGRAM` spawns PROGRAM (a path, to the end of the line) COUNT times, one at a time, and answers
 //! `{"ns": [...], "wall_ns": w, "cpu_ns": c}`: every sample, the whole round, and the CPU time of this process and of
-//! the children it reaped. What it does not know it answers with `{"error": "why"}`. The end of stdin ends it.
+//! the children it reaped. MODE many/N captures COUNT children, N at a time, and its sample is the time per child. What it does not know it answers with `{"error": "why"}`. The end of stdin ends it.
 
 use std::io::{self, BufRead, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// What a contender gives back for one round: a sample in nanoseconds for each spawn.
@@ -44,6 +45,36 @@ pub fn timed<E: std::fmt::Display>(count: usize, mut spawn: impl FnMut() -> Resu
         samples.push(start.elapsed().as_nanos() as u64);
     }
     Ok(samples)
+}
+
+/// `count` calls of `spawn` on `threads` threads; one sample, the time per child.
+#[allow(dead_code)]
+pub fn threaded<E: std::fmt::Display>(threads: usize, count: usize, spawn: impl Fn() -> Result<(), E> + Sync) -> Round {
+    let left = AtomicUsize::new(0);
+    let start = Instant::now();
+    let failed = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    while left.fetch_add(1, Ordering::Relaxed) < count {
+                        spawn().map_err(|error| error.to_string())?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        workers.into_iter().map(|one| one.join().expect("no worker panics")).find(Result::is_err)
+    });
+    match failed {
+        Some(Err(why)) => Err(why),
+        _ => Ok(vec![(start.elapsed().as_nanos() / count as u128) as u64]),
+    }
+}
+
+/// The number in `many/NUMBER`.
+#[allow(dead_code)]
+pub fn at_once(mode: &str) -> Option<usize> {
+    mode.strip_prefix("many/")?.parse().ok().filter(|number| *number > 0)
 }
 
 /// Answers one command line.

@@ -127,6 +127,25 @@ class Available:
             return None
         return python_contender(key)
 
+    def many(self, labels: dict[str, str]) -> list[Contender]:
+        """The contenders of these keys for many at once, with their labels, where they are to be had. A key is the
+        contender and its mode.
+        """
+        found = []
+        for key, label in labels.items():
+            kind, _, mode = key.partition("/")
+            if key.startswith("c."):
+                one = self.c(key[2:], label)
+            elif key.startswith("rust."):
+                binary = self.rust.get(kind[5:])
+                one = None if binary is None else Contender(key, label, (str(binary),), mode)
+            elif kind.startswith("uvloop") and importlib.util.find_spec("uvloop") is None:
+                one = None
+            else:
+                one = python_contender(key, label)
+            found += [] if one is None else [one]
+        return found
+
     def table(self, keys: tuple[str, ...]) -> list[Contender]:
         """The contenders of these keys that are to be had, in order; notes uvloop's absence once."""
         found = {key: self.find(key) for key in keys}

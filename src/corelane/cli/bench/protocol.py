@@ -181,9 +181,13 @@ class Server:
         return answer
 
     def round(self, count: int, program: str) -> Round:
-        """Has `program` spawned `count` times, one at a time."""
+        """Has `program` spawned `count` times: one at a time, or, in a mode of many, with one sample for all, the time
+        per child.
+        """
         answer = self.ask(f"run {self.contender.mode} {count} {program}")
-        return Round(tuple(answer["ns"]), answer["wall_ns"], answer["cpu_ns"])
+        samples = answer["ns"]
+        share = count // len(samples)
+        return Round(tuple(samples), answer["wall_ns"] // share, answer["cpu_ns"] // share)
 
     def peak_mib(self) -> float | None:
         """Peak resident memory of the process so far, in MiB; None where /proc does not tell.

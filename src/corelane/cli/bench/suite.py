@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corelane.cli.bench import curves, imports, machine, options, pictures, spawn, table
+from corelane.cli.bench import curves, imports, machine, many, options, pictures, spawn, table
 from corelane.cli.bench.contenders import Available
 from corelane.cli.bench.report import Report
 
@@ -68,6 +68,18 @@ def _import(available: Available, quick: bool, watch: table.Watcher, report: Rep
     watch.show(table.section_table(found, None, watch.console, floor_name="asyncio"))
 
 
+def _many(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
+    found = many.sections(available, many.QUICK if quick else many.FULL, watch)
+    report.sections += found
+    report.targets += many.targets(found)
+    tiny, real = found
+    watch.show(table.many_table(tiny, real, watch.console))
+    if not quick:
+        curve = many.concurrency(available, many.CURVE, watch)
+        report.curves.append(curve)
+        watch.show(table.curve_table(curve, watch.console))
+
+
 _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = {
     "spawn": _spawn,
     "options": _options,
@@ -75,6 +87,7 @@ _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = 
     "memory": _memory,
     "descriptors": _descriptors,
     "import": _import,
+    "many": _many,
 }
 
 SUBJECTS = tuple(_MEASURE)
@@ -83,7 +96,7 @@ SUBJECTS = tuple(_MEASURE)
 QUICK_SUBJECTS = ("spawn", "options", "import")
 """What a quick run measures unless told otherwise."""
 
-UNPINNED = ("spawn",)
+UNPINNED = ("spawn", "many")
 """What is measured as the scheduler likes, for that is what callers get. The other subjects look for a few
 microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they keep to one CPU.
 """

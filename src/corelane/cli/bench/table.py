@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from corelane.cli.bench.protocol import Series
-from corelane.cli.bench.published import SEQUENTIAL, START_UP_US
+from corelane.cli.bench.published import AT_100, SEQUENTIAL, START_UP_US
 from corelane.cli.bench.report import Comparison, Curve, Report, Section, Target
 
 NARROW, BAR_NARROW, BAR_WIDE = 100, 9, 24
@@ -133,6 +133,24 @@ def section_table(section: Section, real: Section | None, console: Console, floo
             also = real.series.get(key)
             cells.append(_us(also.p50) if also else "-")
         table.add_row(*cells, style="bold green" if series.contender.ours else "dim" if series is floor else "")
+    return table
+
+
+def many_table(section: Section, real: Section, console: Console) -> Table:
+    """Throughput with CPU and memory, above the field's published rows; `real` is the same with /bin/true."""
+    columns = ["", "per s", "vs C", "vs ours", "CPU %", "peak MiB", "/bin/true per s", ""]
+    table = _grid(section.title, *columns)
+    rates = {key: 1e9 / series.p50 for key, series in section.series.items()}
+    for key, series in section.series.items():
+        also = real.series.get(key)
+        floor, ours = section.ratio(section.floor, key), section.ratio(section.ours, key)
+        cells = [f"{rates[key]:,.0f}", _times(floor), _times(ours), f"{series.cpu_percent:.0f}"]
+        cells.append("-" if series.peak_mib is None else f"{series.peak_mib:.1f}")
+        cells.append(f"{1e9 / also.p50:,.0f}" if also else "-")
+        cells.append(bar(rates[key], max(rates.values()), console))
+        table.add_row(series.contender.label, *cells, style="bold green" if series.contender.ours else "")
+    for name, rate in AT_100.items():
+        table.add_row(f"{name} (published, other machine)", f"{rate:,}", *["-"] * 5, "", style="dim")
     return table
 
 

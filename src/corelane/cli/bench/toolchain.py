@@ -132,8 +132,8 @@ def build_native(notice: Notice) -> Native | None:
         cache = _cache("c", sources, " ".join(cc))
         _compile_child(cc, cache / "tiny", directory / "tiny.c")
         _compile_child(cc, cache / "tiny_out", directory / "tiny_out.c")
-        floor_sources = [directory / "spawn_floor.c", directory / f"floor_{platform}.c"]
-        _compile(cc, [], cache / "spawn_floor", floor_sources)
+        floor_sources = [directory / "spawn_floor.c", *sorted(directory.glob(f"floor_*{platform}.c"))]
+        _compile(cc, ["-pthread"], cache / "spawn_floor", floor_sources)
     except (BuildFailed, OSError) as error:
         notice(f"the raw C baseline does not build: {error}")
         return None

@@ -150,11 +150,62 @@ def _runner(library: str) -> asyncio.Runner:
     return asyncio.Runner(loop_factory=importlib.import_module(library).new_event_loop)
 
 
+def _many_of_ours(at_once: int, count: int, program: str) -> None:
+    import corelane as cl
+
+    for done in cl.run_many(([program] for _ in range(count)), concurrency=at_once, capture=True):
+        if done.error is not None:
+            raise done.error
+
+
+def _many_in_threads(at_once: int, count: int, program: str) -> None:
+    import subprocess
+    from concurrent.futures import ThreadPoolExecutor
+
+    def spawn(_: int) -> None:
+        subprocess.run([program], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in pool.map(spawn, range(count)):
+            pass
+
+
+async def _many_on_a_loop(at_once: int, count: int, program: str) -> None:
+    import asyncio
+
+    left = iter(range(count))
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+
+    async def worker() -> None:
+        for _ in left:
+            process = await asyncio.create_subprocess_exec(program, stdin=null, stdout=pipe, stderr=pipe)
+            await process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"return code {process.returncode}")
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+
+
+MANY: dict[str, Callable[[int, int, str], None]] = {
+    "corelane_many": _many_of_ours,
+    "subprocess_many": _many_in_threads,
+    "asyncio_many": lambda *args: _runner("asyncio").run(_many_on_a_loop(*args)),
+    "uvloop_many": lambda *args: _runner("uvloop").run(_many_on_a_loop(*args)),
+}
+"""Contenders for many at once: (how many at a time, how many in all, program)."""
+
+
 def measure(mode: str, count: int, program: str) -> list[int]:
-    """Spawns `program` `count` times, one at a time; returns a sample in nanoseconds for each.
+    """Spawns `program` `count` times, one at a time; returns a sample in nanoseconds for each. With a mode NAME/N, N at
+    a time; then there is one sample, the time per child.
 
     Raises whatever the contender raises, and KeyError or ValueError for a mode that does not exist.
     """
+    kind, _, at_once = mode.partition("/")
+    if at_once:
+        start = time.perf_counter_ns()
+        MANY[kind](int(at_once), count, program)
+        return [(time.perf_counter_ns() - start) // count]
     library, _, suffix = mode.partition("_")
     if library in ("asyncio", "uvloop"):
         return _runner(library).run(_async_round(suffix == "capture", count, program))

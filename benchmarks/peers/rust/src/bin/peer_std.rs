@@ -20,12 +20,15 @@ fn output(command: &mut Command) -> Result<(), String> {
 
 fn main() -> std::io::Result<()> {
     server::serve(|mode, count, program| {
+        if let Some(threads) = server::at_once(mode) {
+            return server::threaded(threads, count, || output(Command::new(program).stdin(Stdio::null())));
+        }
         let mut command = Command::new(program);
         command.stdin(Stdio::inherit());
         match mode {
             "status" => server::timed(count, || status(&mut command)),
             "output" => server::timed(count, || output(&mut command)),
-            _ => Err("modes: status, output".into()),
+            _ => Err("modes: status, output, many/THREADS".into()),
         }
     })
 }

@@ -1,0 +1,108 @@
+"""The suite of many: children captured as fast as they can be, some at a time, by everyone who can.
+
+Owns nothing but the contenders it starts. A sample is the time per child over a whole round, so its inverse is the
+throughput.
+"""
+
+import resource
+
+from corelane.cli.bench.contenders import Available
+from corelane.cli.bench.protocol import Contender, Series
+from corelane.cli.bench.report import Curve, Section, Target
+from corelane.cli.bench.spawn import Effort, Watch, measure
+
+AT_ONCE = 100
+CONCURRENCIES = (1, 10, 100, 1000)
+
+QUICK = Effort(rounds=5, tiny=400, real=100, warm_up=100)
+FULL = Effort(rounds=9, tiny=2000, real=400, warm_up=200)
+CURVE = Effort(rounds=5, tiny=1000, real=0, warm_up=200)
+
+
+def contenders(available: Available, at_once: int) -> list[Contender]:
+    """Everyone at one concurrency: raw C first, then ours, Python's, Rust's."""
+    return available.many(
+        {
+            f"c.many/{at_once}/1/nowait": "raw C, no wait for exec",
+            f"c.many/{at_once}/1/vfork": "raw C, vfork",
+            f"c.many/{at_once}/2/vfork": "raw C, vfork, 2 threads",
+            f"c.many/{at_once}/2/nowait": "raw C, no wait, 2 threads",
+            f"corelane_many/{at_once}": "corelane run_many",
+            f"subprocess_many/{at_once}": "subprocess.run, threads",
+            f"asyncio_many/{at_once}": "asyncio",
+            f"uvloop_many/{at_once}": "uvloop",
+            f"rust.std/many/{at_once}": "Rust std, threads",
+            "rust.std/many/2": "Rust std, 2 threads",
+            f"rust.duct/many/{at_once}": "Rust duct, threads",
+            f"rust.tokio/current/many/{at_once}": "Rust tokio, 1 thread",
+            f"rust.tokio/multi/many/{at_once}": "Rust tokio, threads",
+        }
+    )
+
+
+def sections(available: Available, effort: Effort, watch: Watch) -> list[Section]:
+    """AT_ONCE children at a time, of tiny and of /bin/true."""
+    found = []
+    for key, title, program, count in (
+        ("many_tiny", f"capture {AT_ONCE} at a time, tiny", available.tiny_out, effort.tiny),
+        ("many_true", f"capture {AT_ONCE} at a time, /bin/true", available.true, effort.real),
+    ):
+        series = measure(
+            contenders(available, AT_ONCE),
+            program,
+            title,
+            rounds=effort.rounds,
+            count=count,
+            warm_up=effort.warm_up,
+            watch=watch,
+            on_skip=available.notices.append,
+        )
+        found.append(Section(key, title, f"c.many/{AT_ONCE}/1/nowait", f"corelane_many/{AT_ONCE}", series))
+    return found
+
+
+def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
+    """Time per child against how many live at a time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    values = [value for value in CONCURRENCIES if hard == resource.RLIM_INFINITY or value * 3 + 100 < hard]
+    wanted = max(soft, CONCURRENCIES[-1] * 3 + 100)
+    # Three descriptors for each that lives; the contenders inherit the limit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    kinds = {"c.many/{}/1/nowait": "raw C, no wait for exec", "corelane_many/{}": "corelane run_many",
+             "asyncio_many/{}": "asyncio", "rust.tokio/multi/many/{}": "Rust tokio, threads"}  # fmt: skip
+    lines: dict[str, list[Series]] = {}
+    title = "time per child against how many live at a time"
+    for value in values:
+        named = {kind.format(value): label for kind, label in kinds.items()}
+        series = measure(
+            available.many(named),
+            available.tiny_out,
+            f"{title}: {value}",
+            rounds=effort.rounds,
+            count=effort.tiny,
+            warm_up=effort.warm_up,
+            watch=watch,
+            on_skip=available.notices.append,
+        )
+        for kind in kinds:
+            if kind.format(value) in series:
+                lines.setdefault(kind.format("N"), []).append(series[kind.format(value)])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    whole = {key: line for key, line in lines.items() if len(line) == len(values)}
+    return Curve("concurrency", title, "at a time", "c.many/N/1/nowait", "corelane_many/N", values, whole)
+
+
+def targets(found: list[Section]) -> list[Target]:
+    """What is promised for AT_ONCE at a time."""
+    tiny = next(section for section in found if section.key == "many_tiny")
+    floors = [key for key in tiny.series if key.startswith("c.many")]
+    best = min(floors, key=lambda key: tiny.series[key].p50) if floors else tiny.floor
+    promises = [
+        ("run_many: throughput vs tokio, threads", f"rust.tokio/multi/many/{AT_ONCE}", 1.8),
+        ("run_many: throughput vs the best raw C engine", best, 0.85),
+        ("run_many: throughput vs asyncio", f"asyncio_many/{AT_ONCE}", 15.0),
+    ]
+    return [
+        Target(label, bound, tiny.ratio(theirs, tiny.ours), at_most=False, floor=tiny.ratio(theirs, best))
+        for label, theirs, bound in promises
+    ]
