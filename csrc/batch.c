@@ -38,6 +38,7 @@ struct cl_batch {
     int32_t free_first, done_first, done_last;
     int64_t live, done_count;
     uint64_t wakeups;
+    int has_poller;
     uint8_t scratch[CL__SCRATCH];
 };
 
@@ -46,15 +47,19 @@ int64_t cl_batch_new(cl_batch **out)
     cl_batch *batch = calloc(1, sizeof *batch);
     if (!batch)
         return -ENOMEM;
-    int64_t rc = cl__poller_open(&batch->poller);
-    if (rc < 0) {
-        free(batch);
-        return rc;
-    }
+    batch->poller.fd = batch->poller.timer = -1;
     batch->maker = (int)cl__sys_getpid();
     batch->free_first = batch->done_first = batch->done_last = NOWHERE;
     *out = batch;
     return 0;
+}
+
+/* Not when it is made: a caller in Python may lose what a call has made before it owns it. */
+static int64_t open_poller(cl_batch *batch)
+{
+    int64_t rc = batch->has_poller ? 0 : cl__poller_open(&batch->poller);
+    batch->has_poller |= rc >= 0;
+    return rc < 0 ? rc : 0;
 }
 
 static int is_ours(const cl_batch *batch)
@@ -336,6 +341,9 @@ int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count)
 {
     if (!is_ours(batch))
         return -EPERM;
+    int64_t rc = open_poller(batch);
+    if (rc < 0)
+        return rc;
     look_at_flights(batch);
     start_request request = {batch, items, count};
     /* The death signal follows the thread that clones: one trip to the thread that stays, rather than one for each. */
@@ -488,7 +496,8 @@ int64_t cl_batch_live(cl_batch *batch)
 
 int64_t cl_batch_fd(cl_batch *batch)
 {
-    return batch->poller.fd >= 0 ? batch->poller.fd : -ENOTSUP;
+    int64_t rc = open_poller(batch);
+    return rc < 0 ? rc : batch->poller.fd >= 0 ? batch->poller.fd : -ENOTSUP;
 }
 
 int64_t cl_batch_arm(cl_batch *batch)

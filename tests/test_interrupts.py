@@ -76,6 +76,11 @@ def scenarios(where):
         next(lines)
         lines.close()
 
+    def some_of_many():
+        results = cl.run_many([["true"], *[["sleep", "1000"]] * 3], concurrency=3)
+        next(results)
+        results.close()
+
     def feed_file():
         out.write_bytes(b"in")
         cl.run(["cat"], stdin=out, stdout=cl.File(out, append=False), stderr=cl.File(out, append=True))
@@ -133,6 +138,8 @@ def scenarios(where):
         "no process": lambda: fail(FileNotFoundError, lambda: in_block("no-such-program", **pipes)),
         "error": lambda: fail(LookupError, leave_by_error),
         "by hand": by_hand,
+        "many": lambda: list(cl.run_many([["true"], ["no-such-program"], ["echo", "x"]], concurrency=2, capture=True)),
+        "some of many": some_of_many,
         "terminate": end_early,
         "kill tree": kill_tree,
         "kept": lambda: keep("cat"),

@@ -20,7 +20,7 @@ typedef struct cl_batch_done {
     cl_run_report report;    /* its data is valid until the slot is released */
 } cl_batch_done;
 
-/* Make an engine. -ENOMEM, -EMFILE, -ENFILE.
+/* Make an engine. It opens nothing before the first start. -ENOMEM.
  * Blocks: no. Threads: any. */
 int64_t cl_batch_new(cl_batch **out);
 
@@ -65,7 +65,7 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns);
 int64_t cl_batch_live(cl_batch *batch);
 
 /* A descriptor that is readable when a step has something to do, for an event loop; cl_batch_arm must be called before each
- * return to it. -ENOTSUP where the platform has none.
+ * return to it. -ENOTSUP where the platform has none; -EMFILE, -ENFILE, -ENOMEM.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_fd(cl_batch *batch);
 

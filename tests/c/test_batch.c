@@ -547,6 +547,7 @@ int main(int argc, char **argv)
     int fds = count_fds();
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         CHECK_IS(cl_batch_new(&batch), 0);
+        CHECK(cl_batch_fd(batch) >= 0 || cl_platform() != CL_PLATFORM_LINUX); /* now, and not with the first child */
         checks[i]();
         cl_batch_free(batch);
         say_about("after check %d", (int)i);

@@ -125,7 +125,11 @@ class Command:
 
     def with_args(self, *args: Path) -> Command:
         """This command with more arguments at its end."""
-        new = Command(*self.args, *args)
+        return self.like((*self.args, *args))
+
+    def like(self, args: Sequence[Path]) -> Command:
+        """A command with this one's options, and other arguments."""
+        new = Command(*args)
         object.__setattr__(new, "_options", self._options)
         return new
 

@@ -100,7 +100,7 @@ def execute(command: Command) -> Result:
         _report_get(engine.run, engine.report)
         report = _unpack(engine.buffer)
         stdout, stderr = output_of(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
-        if max(report[layout.SIZES : layout.SIZES + 2]) > _KEEP:
+        if (stdout and len(stdout) > _KEEP) or (stderr and len(stderr) > _KEEP):
             lib.cl_run_forget(engine.run)  # an idle engine may idle for ever
     except BaseException:
         if engine.maker == os.getpid():

@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from corelane._ffi import check, ffi, lib
+from corelane.errors import NotOwner
 from corelane.process import dropped
 from corelane.process import result as layout
 from corelane.process.command import Command, as_command
 from corelane.process.engine import broken_off, failure_of, output_of
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
+from corelane.process.pack import opens_something, packed_like
 from corelane.process.result import EXITED, RUN_REPORT, Result
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
@@ -124,6 +126,8 @@ class Batch:
     def wait(self) -> list[Result]:
         """Results: at least one, unless nothing lives or a signal has come."""
         rc = lib.cl_batch_step(self._core, _STEP_NS)
+        if rc == -errno.EPERM:
+            raise NotOwner("many runs go on in the process that started them, and not in its forked child")
         if rc <= 0:
             if rc != -errno.EINTR:
                 check(rc, "a step of many runs")
@@ -216,14 +220,17 @@ def run_many(
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
     if isinstance(commands, (str, bytes, Command)):
         raise TypeError(f"commands must be an iterable of commands, not the single {commands!r}")
-    Command("true", **options)  # a wrong option is wrong for all of them
-    return _run_many(iter(commands), concurrency, bool(ordered), dict(options))
+    template = Command("true", **options)  # what is wrong with the options is wrong for all of them
+    return _run_many(iter(commands), concurrency, bool(ordered), template, dict(options))
 
 
-def _run_many(commands: Iterator[Any], concurrency: int, ordered: bool, options: dict[str, Any]) -> Iterator[Result]:
+def _run_many(
+    commands: Iterator[Any], concurrency: int, ordered: bool, template: Command, options: dict[str, Any]
+) -> Iterator[Result]:
     if dropped.waiting:
         dropped.reap()
     batch = Batch()
+    shared = None if opens_something(template) else template.packed("many")
     held: dict[int, Result] = {}  # by index: those that are not their turn yet
     index = turn = 0
     more = True
@@ -237,8 +244,13 @@ def _run_many(commands: Iterator[Any], concurrency: int, ordered: bool, options:
                     more = False
                     break
                 try:
-                    command = as_command(given, options)
-                    batch.ready.append(_Job(index, command, command.packed("many")))
+                    if type(given) is list:  # what most are: they share all but their arguments
+                        command = template.like(given)
+                        packed = packed_like(shared, command) if shared else command.packed("many")
+                    else:
+                        command = as_command(given, options)
+                        packed = command.packed("many")
+                    batch.ready.append(_Job(index, command, packed))
                 except Exception as error:  # of this command alone
                     found.append(unstarted(index, given, error))
                 index += 1

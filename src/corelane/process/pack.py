@@ -18,7 +18,7 @@ from corelane.errors import NotSupported, spawn_failed
 from corelane.process import cgroup, dropped
 from corelane.process.explain import ADVICE
 from corelane.process.opened import close, opened
-from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File
+from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File, Redirection
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from corelane.process.command import Command
 
-__all__ = ["Packed", "nanoseconds", "pack"]
+__all__ = ["Packed", "nanoseconds", "opens_something", "pack", "packed_like"]
 
 _COMMAND, _LAUNCH, _OPTIONS = (ffi.typeof(f"{name} *") for name in ("cl_command", "cl_launch", "cl_run_options"))
 _STRINGS, _CHARS = ffi.typeof("char *[]"), ffi.typeof("char[]")
@@ -296,6 +296,27 @@ class Packed:
             self.reusable = False
             if cgroup.is_v1(target):
                 self.command.options |= lib.CL_OPT_CGROUP_V1
+
+
+def opens_something(command: Command) -> bool:
+    """Whether packing it opens files, or makes a cgroup, for one run."""
+    options = command.options_given
+    files = [options.get(name) for name in (*_STREAMS, "tee_stdout", "tee_stderr", "controlling_terminal", "cgroup")]
+    files += [source for _, source in options.get("fds", ())]
+    return options.get("contain") == "cgroup" or any(
+        one is not None and not isinstance(one, (int, bytes, tuple, Redirection)) for one in files
+    )
+
+
+def packed_like(other: Packed, command: Command) -> Packed:
+    """The structs of a command whose options are those that `other` was made from: only the arguments are new."""
+    packed = Packed.__new__(Packed)
+    packed.launch, packed.options, packed.captures = other.launch, other.options, other.captures
+    packed.inherits_environ, packed.reusable, packed.scope = other.inherits_environ, True, None
+    packed._files, packed._keep = [], [other]
+    packed.command = ffi.new(_COMMAND, other.command[0])
+    packed.command.argv = packed.strings([os.fsencode(arg) for arg in command.args])
+    return packed
 
 
 def encode(stdin: str, encoding: str) -> bytes:
