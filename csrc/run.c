@@ -669,5 +669,16 @@ int64_t cl_run_report_get(cl_run *run, cl_run_report *out)
         out->size[i] = (int64_t)run->out[i].kept.size;
         out->data[i] = (int64_t)(uintptr_t)run->out[i].kept.data;
     }
+    out->is_plain = out->child.state == CL_STATE_EXITED && !out->child.status && !out->child.stage && !out->timed_out &&
+                    !out->limit_hit && !out->pipes_left_open && !out->tee_error;
     return 0;
+}
+
+int64_t cl_run_start_report(cl_run *run, const cl_command *command, const cl_launch *launch,
+                            const cl_run_options *options, const cl_environ *snapshot, int64_t at_most_ns,
+                            cl_run_report *out)
+{
+    int64_t rc = cl_run_start(run, command, launch, options, snapshot, at_most_ns);
+    cl_run_report_get(run, out);
+    return rc;
 }

@@ -36,6 +36,7 @@ typedef struct cl_run_report {
     int64_t feed_left;       /* bytes of stdin the child did not take */
     int64_t size[2];         /* bytes of stdout and stderr captured */
     int64_t data[2];         /* where they are, as addresses; valid until the run is used again or freed */
+    int64_t is_plain;        /* it exited with 0, and none of the troubles above came up */
 } cl_run_report;
 
 /* Make a run that can be used again and again, one child at a time. -ENOMEM.
@@ -51,6 +52,11 @@ void cl_run_free(cl_run *run);
  * Blocks: yes. Threads: caller locks. */
 int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
                      const cl_environ *snapshot, int64_t at_most_ns);
+
+/* The same, and copy the report, which is the last one unless 0 or -EINTR is returned: one crossing for a short run. */
+int64_t cl_run_start_report(cl_run *run, const cl_command *command, const cl_launch *launch,
+                            const cl_run_options *options, const cl_environ *snapshot, int64_t at_most_ns,
+                            cl_run_report *out);
 
 /* Go on. 1: all is done and the report is final. 0: `at_most_ns` passed. -EINTR: a signal came; call again. Anything
  * else: the run failed in the parent (-ENOMEM: a buffer could not grow; -ETIMEDOUT: the child was killed seconds ago and

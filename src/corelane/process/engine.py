@@ -25,14 +25,13 @@ from corelane.process import dropped
 from corelane.process import result as layout
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
-from corelane.process.result import EXITED, RUN_REPORT, SIGNALED, Result, signal_of
+from corelane.process.result import EXITED, SIGNALED, Result, signal_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from corelane.process.command import Command
-    from corelane.process.pack import Packed
 
 __all__ = ["execute"]
 
@@ -49,8 +48,7 @@ _UNKILLABLE = {
     -errno.EPERM: "it runs as a user whose processes we may not signal",
 }
 _CHAR = ffi.typeof("char *")
-_start, _step, _report_get = lib.cl_run_start, lib.cl_run_step, lib.cl_run_report_get
-_unpack = RUN_REPORT.unpack
+_start, _step, _report_get = lib.cl_run_start_report, lib.cl_run_step, lib.cl_run_report_get
 
 
 class _Engine:
@@ -94,12 +92,19 @@ def execute(command: Command) -> Result:
     try:
         if packed.inherits_environ:
             capture(engine.capture_at)
-        rc = _start(engine.run, packed.command, packed.launch, packed.options, engine.snapshot, _STEP_NS)
-        while rc == 0 or rc == _EINTR:
-            rc = _step(engine.run, _STEP_NS)
-        _report_get(engine.run, engine.report)
-        report = _unpack(engine.buffer)
-        stdout, stderr = output_of(packed, report) if rc == 1 or rc in _UNKILLABLE else (None, None)
+        report = engine.report
+        rc = _start(engine.run, packed.command, packed.launch, packed.options, engine.snapshot, _STEP_NS, report)
+        if rc == 0 or rc == _EINTR:
+            while rc == 0 or rc == _EINTR:
+                rc = _step(engine.run, _STEP_NS)
+            _report_get(engine.run, report)
+        stdout = stderr = None
+        if rc == 1 or rc in _UNKILLABLE:
+            if packed.captures[0]:
+                stdout = output_of(report.data[0], report.size[0])
+            if packed.captures[1]:
+                stderr = output_of(report.data[1], report.size[1])
+        is_plain, raw = report.is_plain, engine.buffer[:]
         if (stdout and len(stdout) > _KEEP) or (stderr and len(stderr) > _KEEP):
             lib.cl_run_forget(engine.run)  # an idle engine may idle for ever
     except BaseException:
@@ -111,27 +116,21 @@ def execute(command: Command) -> Result:
     finally:
         if not packed.reusable:
             packed.close()
+    result = Result(command, raw, stdout, stderr)
     if rc != 1:
-        _raise_failed(command, engine, Result(command, report, stdout, stderr), rc)
+        _raise_failed(command, engine, result, rc)
     if len(_idle) < _IDLE_MOST:
         _idle.append(engine)
-    result = Result(command, report, stdout, stderr)
-    if report[layout.STATE] != EXITED or report[layout.STATUS] or any(report[layout.TIMED_OUT : layout.FEED_LEFT]):
-        failure = failure_of(command, result, report)
+    if not is_plain:
+        failure = failure_of(command, result, result._report)
         if failure is not None:
             raise failure
     return result
 
 
-def output_of(packed: Packed, report: tuple[int, ...]) -> tuple[bytes | None, bytes | None]:
-    out = err = None
-    if packed.captures[0]:
-        size = report[layout.SIZES]
-        out = ffi.buffer(ffi.cast(_CHAR, report[layout.DATA]), size)[:] if size else b""
-    if packed.captures[1]:
-        size = report[layout.SIZES + 1]
-        err = ffi.buffer(ffi.cast(_CHAR, report[layout.DATA + 1]), size)[:] if size else b""
-    return out, err
+def output_of(address: int, size: int) -> bytes:
+    """A copy of what an engine captured of one stream."""
+    return ffi.buffer(ffi.cast(_CHAR, address), size)[:] if size else b""
 
 
 def _raise_failed(command: Command, engine: _Engine, result: Result, rc: int) -> NoReturn:

@@ -23,7 +23,7 @@ from corelane.process.engine import broken_off, failure_of, output_of
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.pack import opens_something, packed_like
-from corelane.process.result import EXITED, RUN_REPORT, Result
+from corelane.process.result import RUN_REPORT, Result
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ _STEP_NS = 500_000_000  # as in a single run: a signal that comes just before th
 _ABORT_NS = 2_000_000_000
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
 _LOOK_AGAIN = 0.02
-_TROUBLE = slice(layout.TIMED_OUT, layout.FEED_LEFT)
-_NOTHING = (0,) * 31  # the report of what was never started
+_NOTHING = (0,) * 32  # the report of what was never started
 
 
 class _Job:
@@ -146,13 +145,14 @@ class Batch:
         if report[layout.STAGE]:  # also an exec that failed after we went on
             close(job)
             return unstarted(job.index, command, explain(command, report[layout.STAGE], report[layout.ERROR]))
-        stdout, stderr = output_of(job.packed, report)
+        stdout, stderr = (
+            output_of(report[layout.DATA + i], report[layout.SIZES + i]) if job.packed.captures[i] else None
+            for i in (0, 1)
+        )
         result = Result(command, report, stdout, stderr, job.index)
         if rc != 1:
             result.error = broken_off(command, result, rc)
-        elif (
-            report[layout.STATE] != EXITED or report[layout.STATUS] or any(report[layout.TIMED_OUT : layout.FEED_LEFT])
-        ):
+        elif not report[layout.IS_PLAIN]:
             result.error = failure_of(command, result, report)
         close(job)
         return result

@@ -36,10 +36,10 @@ class Usage(
 
 # cl_report: 64-bit fields only, so that one unpack reads it. cl_run_report begins with one.
 REPORT = Struct("=22q")
-RUN_REPORT = Struct("=31q")
+RUN_REPORT = Struct("=32q")
 PID, PIDFD, STRATEGY, CONTAINED, STAGE, ERROR, PIPES = 0, 1, 2, 3, 4, 5, 6
 STATE, STATUS, CORE_DUMPED, ELAPSED, USAGE = 9, 10, 11, 12, 13
-TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA = 22, 23, 24, 25, 26, 27, 29
+TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA, IS_PLAIN = 22, 23, 24, 25, 26, 27, 29, 31
 
 STRATEGIES = {
     lib.CL_STRATEGY_CLONE3: "clone3",
@@ -74,7 +74,7 @@ class Result:
         error: what `run` would have raised, where nothing is raised; else None.
     """
 
-    __slots__ = ("_command", "_report", "error", "index", "stderr", "stdout")
+    __slots__ = ("_command", "_raw", "error", "index", "stderr", "stdout")
 
     error: Exception | None
     index: int | None
@@ -82,17 +82,24 @@ class Result:
     def __init__(
         self,
         command: Command,
-        report: tuple[int, ...],
+        report: tuple[int, ...] | bytes,
         stdout: bytes | None = None,
         stderr: bytes | None = None,
         index: int | None = None,
     ) -> None:
         self._command = command
-        self._report = report
+        self._raw = report
         self.stdout = stdout
         self.stderr = stderr
         self.index = index
         self.error = None
+
+    @property
+    def _report(self) -> tuple[int, ...]:
+        """The report as numbers; unpacked only now, because most runs are asked for nothing but their output."""
+        if isinstance(self._raw, bytes):
+            self._raw = RUN_REPORT.unpack(self._raw)
+        return self._raw
 
     @property
     def command(self) -> Command:
