@@ -53,7 +53,8 @@ void cl_run_free(cl_run *run);
 int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
                      const cl_environ *snapshot, int64_t at_most_ns);
 
-/* The same, and copy the report, which is the last one unless 0 or -EINTR is returned: one crossing for a short run. */
+/* The same, and copy the report, which is the last one unless 0 or -EINTR is returned: one crossing for a short run.
+ * Blocks: yes. Threads: caller locks. */
 int64_t cl_run_start_report(cl_run *run, const cl_command *command, const cl_launch *launch,
                             const cl_run_options *options, const cl_environ *snapshot, int64_t at_most_ns,
                             cl_run_report *out);
