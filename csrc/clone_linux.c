@@ -9,16 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x1000
-#endif
-#ifdef __s390__ /* there the stack comes before the flags */
-#define CLONE_FIRST_ARGUMENTS(flags, stack) stack, flags
-#else
-#define CLONE_FIRST_ARGUMENTS(flags, stack) flags, stack
 #endif
 #define CLONE_CLEARS_HANDLERS 0x100000000ULL
 #define CLONE_INTO_A_CGROUP 0x200000000ULL
@@ -72,56 +64,6 @@ CL__CHILD static int start_job(void *job)
     cl__child_main(job);
 }
 
-/* clone3 with a stack returns twice on two stacks, so the child's half must not return through C: it calls start_job
- * from here, and start_job does not come back. */
-#if defined(__x86_64__) && !defined(__ILP32__)
-static int64_t clone3_on_stack(clone_request *request, cl__job *job)
-{
-    long result;
-    register void *entry __asm__("r12") = (void *)start_job;
-    register void *argument __asm__("r13") = job;
-    __asm__ volatile("syscall\n\t"
-                     "test %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xor %%ebp, %%ebp\n\t" /* the end of the stack, for debuggers */
-                     "mov %%r13, %%rdi\n\t"
-                     "call *%%r12\n\t"
-                     "hlt\n"
-                     "1:"
-                     : "=a"(result)
-                     : "a"((long)SYS_clone3), "D"(request), "S"(sizeof *request), "r"(entry), "r"(argument)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-#elif defined(__aarch64__)
-static int64_t clone3_on_stack(clone_request *request, cl__job *job)
-{
-    register long x8 __asm__("x8") = SYS_clone3;
-    register long x0 __asm__("x0") = (long)request;
-    register long x1 __asm__("x1") = sizeof *request;
-    register void *entry __asm__("x20") = (void *)start_job;
-    register void *argument __asm__("x21") = job;
-    __asm__ volatile("svc 0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, #0\n\t"
-                     "mov x0, x21\n\t"
-                     "blr x20\n\t"
-                     "brk #1\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(entry), "r"(argument)
-                     : "memory", "x30");
-    return x0;
-}
-#else
-static int64_t clone3_on_stack(clone_request *request, cl__job *job)
-{
-    (void)request;
-    (void)job;
-    return -ENOSYS; /* no way to enter C on another stack without assembly: clone(2) through libc does it here */
-}
-#endif
-
 static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
 {
     clone_request request = {
@@ -137,7 +79,7 @@ static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
     }
     job->handlers_cleared = 1;
     job->cgroup_fd = -1;
-    return clone3_on_stack(&request, job);
+    return cl__sys_clone3_onto(&request, sizeof request, start_job, job);
 }
 
 /* As by_clone3, but the caller is not held; flight_linux.c. `stack` is its low end. */
@@ -158,7 +100,7 @@ int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd,
     }
     job->handlers_cleared = 1;
     job->cgroup_fd = -1;
-    return clone3_on_stack(&request, job);
+    return cl__sys_clone3_onto(&request, sizeof request, start_job, job);
 }
 
 /* CLONE_PIDFD rather than a pidfd_open afterwards: a child that is gone by then (SIGCHLD ignored by the host, or a
@@ -181,12 +123,11 @@ static int64_t by_fork(cl__job *job, int cgroup_fd, int *pidfd)
     int saved = errno;
     job->handlers_cleared = 0;
     job->cgroup_fd = cgroup_fd;
-    long pid = syscall(SYS_clone, CLONE_FIRST_ARGUMENTS(SIGCHLD | CLONE_PIDFD | CLONE_VFORK, 0), pidfd, 0, 0);
+    int64_t pid = cl__sys_fork_held(CLONE_PIDFD | CLONE_VFORK, pidfd);
     if (pid == 0)
         cl__child_main(job);
-    int64_t rc = pid < 0 ? -errno : pid;
     errno = saved;
-    return rc;
+    return pid;
 }
 
 /* ---- what works here ---------------------------------------------------------------------------------------------- */

@@ -4,13 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __APPLE__
-#include <crt_externs.h>
-#define environ (*_NSGetEnviron())
-#else
-extern char **environ;
-#endif
-
 struct cl_environ {
     char *text;
     const char **strings;
@@ -75,13 +68,13 @@ int64_t cl_environ_load(cl_environ *snapshot, const char *const *from)
 
 int64_t cl_environ_capture(cl_environ *snapshot)
 {
-    return cl_environ_load(snapshot, (const char *const *)environ);
+    return cl_environ_load(snapshot, (const char *const *)cl__sys_environ());
 }
 
 const char *const *cl__environ_strings(const cl_environ *snapshot)
 {
     static const char *const nothing[] = {NULL}; /* not captured yet; or after clearenv() */
-    const char *const *strings = snapshot ? snapshot->strings : (const char *const *)environ;
+    const char *const *strings = snapshot ? snapshot->strings : (const char *const *)cl__sys_environ();
     return strings ? strings : nothing;
 }
 

@@ -70,6 +70,11 @@ int64_t cl__sys_signal_ignore(int signal);
 int64_t cl__sys_signal_reset_if_caught(int signal);
 int64_t cl__sys_exec(const char *path, const char *const *argv, const char *const *env);
 void cl__sys_nap(int64_t ns);
+char **cl__sys_environ(void);
+/* Linux only. clone3 with a stack of the child's own, on which it calls `start`, which does not return. -ENOSYS also where
+ * nobody has written the assembly for it. */
+int64_t cl__sys_clone3_onto(void *request, size_t size, int (*start)(void *), void *argument);
+int64_t cl__sys_fork_held(int flags, int *pidfd);      /* returns twice */
 void cl__sys_exit(int code) __attribute__((noreturn));
 int64_t cl__sys_kill(int pid, int signal);             /* pid < 0: the group */
 int64_t cl__sys_now(void);                             /* CLOCK_MONOTONIC, ns */

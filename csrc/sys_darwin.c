@@ -2,6 +2,7 @@
  * the exec trampoline, which has one thread and nothing to lose. What the system lacks is -ENOTSUP. */
 #include "internal.h"
 
+#include <crt_externs.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <string.h>
@@ -314,4 +315,9 @@ int64_t cl__take_terminal(void)
     cl__sys_block_signals(old, NULL);
     cl__sys_close((int)tty);
     return rc;
+}
+
+char **cl__sys_environ(void)
+{
+    return *_NSGetEnviron();
 }

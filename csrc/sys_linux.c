@@ -15,7 +15,7 @@
 #define __NR_close_range 436
 #endif
 
-enum { CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38, IOPRIO_PROCESS = 1 };
+enum { CLONE3 = 435, CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38, IOPRIO_PROCESS = 1 };
 
 #if defined(__x86_64__) && !defined(__ILP32__)
 enum { LEAVES_ERRNO = 1 };
@@ -398,4 +398,70 @@ int64_t cl__take_terminal(void)
     cl__sys_block_signals(old, NULL);
     cl__sys_close((int)tty);
     return rc;
+}
+
+/* clone3 with a stack returns twice on two stacks, so the child's half must not return through C: it calls `start`
+ * from here, and that does not come back. */
+#if defined(__x86_64__) && !defined(__ILP32__)
+int64_t cl__sys_clone3_onto(void *request, size_t size, int (*start)(void *), void *argument)
+{
+    long result;
+    register void *entry __asm__("r12") = (void *)start;
+    register void *given __asm__("r13") = argument;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t" /* the end of the stack, for debuggers */
+                     "mov %%r13, %%rdi\n\t"
+                     "call *%%r12\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"((long)CLONE3), "D"(request), "S"(size), "r"(entry), "r"(given)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+#elif defined(__aarch64__)
+int64_t cl__sys_clone3_onto(void *request, size_t size, int (*start)(void *), void *argument)
+{
+    register long x8 __asm__("x8") = CLONE3;
+    register long x0 __asm__("x0") = (long)request;
+    register long x1 __asm__("x1") = (long)size;
+    register void *entry __asm__("x20") = (void *)start;
+    register void *given __asm__("x21") = argument;
+    __asm__ volatile("svc 0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, #0\n\t"
+                     "mov x0, x21\n\t"
+                     "blr x20\n\t"
+                     "brk #1\n"
+                     "1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(entry), "r"(given)
+                     : "memory", "x30");
+    return x0;
+}
+#else
+int64_t cl__sys_clone3_onto(void *request, size_t size, int (*start)(void *), void *argument)
+{
+    (void)request, (void)size, (void)start, (void)argument;
+    return -ENOSYS; /* no way to enter C on another stack without assembly: clone(2) through libc does it here */
+}
+#endif
+
+#ifdef __s390__ /* there the stack comes before the flags */
+#define CLONE_FIRST_ARGUMENTS(flags, stack) stack, flags
+#else
+#define CLONE_FIRST_ARGUMENTS(flags, stack) flags, stack
+#endif
+
+int64_t cl__sys_fork_held(int flags, int *pidfd)
+{
+    long pid = syscall(__NR_clone, CLONE_FIRST_ARGUMENTS(SIGCHLD | flags, 0), pidfd, 0, 0);
+    return pid < 0 ? -errno : pid;
+}
+
+char **cl__sys_environ(void)
+{
+    return environ;
 }

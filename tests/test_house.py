@@ -196,3 +196,23 @@ def test_no_file_names_a_registry_host_or_a_private_path():
             text = path.read_text(encoding="utf-8", errors="replace")
             guilty += [f"{name}: {found[0]}" for found in forbidden.finditer(text)]
     assert not guilty
+
+
+def test_platform_is_a_file_and_not_an_if():
+    """Conditions stand in sys_*.c and in headers' guards; elsewhere only a constant that old headers lack is given, and
+    python/ asks about Python. Nowhere inside a function."""
+    free = {"internal.h", "corelane.h", "atomic.h"}
+    for path in sorted([*(ROOT / "csrc").rglob("*.c"), *(ROOT / "csrc").rglob("*.h")]):
+        lines = path.read_text().splitlines()
+        inside = False
+        for number, line in enumerate(lines):
+            inside = line == "{" or (inside and line != "}")
+            if not line.lstrip().startswith(("#if", "#el")):
+                continue
+            where = f"{path.name}:{number + 1}: {line}"
+            assert not inside, where
+            if path.name.startswith("sys_") or path.name in free or path.parent.name == "python":
+                continue
+            name = line.removeprefix("#ifndef ")
+            assert lines[number + 1].startswith(f"#define {name} "), where
+            assert lines[number + 2] == "#endif", where
