@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 /* Code that runs in a child sharing the parent's memory. A sanitizer's bookkeeping would be the parent's too, and its
@@ -31,6 +32,8 @@ int64_t cl__sys_close(int fd);
 int64_t cl__sys_read(int fd, void *data, size_t size);
 int64_t cl__sys_write(int fd, const void *data, size_t size);
 int64_t cl__sys_pipe(int fds[2]);                      /* both ends CLOEXEC */
+int64_t cl__sys_socketpair(int fds[2]);                /* the same */
+int64_t cl__sys_receive(int fd, struct msghdr *message); /* without blocking */
 int64_t cl__sys_set_pipe_size(int fd, int64_t size);
 int64_t cl__sys_dup_onto(int fd, int target);          /* target loses CLOEXEC, also when it is fd itself */
 int64_t cl__sys_dup_above(int fd, int floor);          /* a CLOEXEC copy numbered >= floor */
@@ -183,7 +186,6 @@ int64_t cl__environ_change(const char *const *base, const char *const *changes, 
 void cl__report_listen(int fd, cl__job *job); /* until end of file: then the child has exec'd, or said what failed */
 void cl__report_open(int socket, cl__job *job);              /* the trampoline's side */
 void cl__report_await(int socket, int pid, cl__job *job);    /* the parent's */
-int64_t cl__report_socket(int ends[2]);
 
 /* spawn.c */
 typedef struct cl__spawned {

@@ -14,7 +14,6 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 enum { FIRST_LOOK_NS = 1000000, LOOK_AT_MOST_NS = 50000000 };
@@ -43,15 +42,6 @@ void cl__report_listen(int fd, cl__job *job)
     while (rc == -EINTR);
     if (rc == (int64_t)sizeof said)
         believe(job, &said);
-}
-
-int64_t cl__report_socket(int ends[2])
-{
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
-        return -errno;
-    cl__sys_set_cloexec(ends[0]); /* not SOCK_CLOEXEC, which macOS lacks: a stranger's copy does no harm */
-    cl__sys_set_cloexec(ends[1]);
-    return 0;
 }
 
 /* The trampoline's side. Without a pipe nobody would hear of what fails later, so it says so and ends. */
@@ -89,12 +79,12 @@ static int take(int socket, cl__job *job)
     handover control;
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control,
                              .msg_controllen = sizeof control};
-    ssize_t got = recvmsg(socket, &message, MSG_DONTWAIT);
+    int64_t got = cl__sys_receive(socket, &message);
     struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
     int fd = -1;
     if (header && header->cmsg_type == SCM_RIGHTS)
         memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    else if (got == (ssize_t)sizeof said && said.stage)
+    else if (got == (int64_t)sizeof said && said.stage)
         believe(job, &said);
     else if (got > 0) /* there was no number free for it here */
         believe(job, &(words){CL_STAGE_TRAMPOLINE, EMFILE});

@@ -178,7 +178,7 @@ static int64_t run_request(posix_request *request, cl__job *job)
 {
     int report[2] = {-1, -1};
     int tramp = needs_trampoline(job);
-    int64_t rc = tramp ? cl__report_socket(report) : 0;
+    int64_t rc = tramp ? cl__sys_socketpair(report) : 0;
     if (rc >= 0)
         rc = build(request, job, tramp, report[1]);
     if (rc < 0)

@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,6 +50,19 @@ int64_t cl__sys_pipe(int fds[2])
         return -errno;
     cl__sys_set_cloexec(fds[0]);
     return cl__sys_set_cloexec(fds[1]);
+}
+
+int64_t cl__sys_socketpair(int fds[2])
+{
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+        return -errno;
+    cl__sys_set_cloexec(fds[0]);
+    return cl__sys_set_cloexec(fds[1]);
+}
+
+int64_t cl__sys_receive(int fd, struct msghdr *message)
+{
+    return result_of(recvmsg(fd, message, MSG_DONTWAIT));
 }
 
 int64_t cl__sys_set_pipe_size(int fd, int64_t size)

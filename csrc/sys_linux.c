@@ -8,6 +8,7 @@
 #include <linux/fs.h>
 #include <linux/ioctl.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,6 +110,16 @@ CL__CHILD int64_t cl__sys_write(int fd, const void *data, size_t size)
 int64_t cl__sys_pipe(int fds[2])
 {
     return CALL(__NR_pipe2, fds, O_CLOEXEC, 0, 0);
+}
+
+int64_t cl__sys_socketpair(int fds[2])
+{
+    return CALL(__NR_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds);
+}
+
+int64_t cl__sys_receive(int fd, struct msghdr *message)
+{
+    return CALL(__NR_recvmsg, fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, 0);
 }
 
 int64_t cl__sys_set_pipe_size(int fd, int64_t size)

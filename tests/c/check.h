@@ -38,8 +38,7 @@ enum { SANITIZED = 0, UNDER_TSAN = 0 };
  * thinks that both use one descriptor. */
 __attribute__((visibility("default"))) const char *__tsan_default_suppressions(void)
 {
-    return "race:^close$\nrace:^closedir$\nrace:^__interceptor_close$\nrace:^__interceptor_closedir$\n"
-           "race:^recvmsg$\nrace:^__interceptor_recvmsg$\n"; /* which hands over a descriptor */
+    return "race:^close$\nrace:^closedir$\nrace:^__interceptor_close$\nrace:^__interceptor_closedir$\n";
 }
 #endif
 
