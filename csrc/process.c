@@ -249,6 +249,8 @@ int64_t cl__process_signal_scope(cl_process *process, int signal)
             rc = signal_leader(process, signal);
     } else if (process->child.contained == CL_CONTAIN_GROUP) {
         rc = signal_group(process, signal);
+        if (rc == -ESRCH && process->child.flight) /* it has perhaps not made its group yet */
+            rc = signal_leader(process, signal);
     } else {
         rc = signal_leader(process, signal);
     }
