@@ -12,9 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOWHERE = -1, SLOTS_FIRST = 16, GENERATION_BITS = 30, SLOT_SHIFT = 32, KEPT_OUTPUT = 4096 };
+enum { NOWHERE = -1, SLOTS_FIRST = 16, GENERATION_BITS = 30, SLOT_SHIFT = 32, KEPT_OUTPUT = 4096,
+       EVENTS_OF_EACH = 4 };
 
-typedef enum slot_state { FREE, LIVE, FINISHED } slot_state;
+/* FINISHED: in the queue. TAKEN: out of it, and its memory still read. STRAY: released, but its child is still there. */
+typedef enum slot_state { FREE, LIVE, FINISHED, TAKEN, STRAY } slot_state;
 
 typedef struct slot {
     cl_run *run;
@@ -35,7 +37,7 @@ struct cl_batch {
     int32_t *heap;
     int32_t *flying;       /* slots in flight, in the order of their start */
     size_t slot_count, heap_size, flying_count;
-    int32_t free_first, done_first, done_last;
+    int32_t free_first, done_first, done_last, stray_first;
     int64_t live, done_count;
     uint64_t wakeups;
     int has_poller;
@@ -49,7 +51,7 @@ int64_t cl_batch_new(cl_batch **out)
         return -ENOMEM;
     batch->poller.fd = batch->poller.timer = -1;
     batch->maker = (int)cl__sys_getpid();
-    batch->free_first = batch->done_first = batch->done_last = NOWHERE;
+    batch->free_first = batch->done_first = batch->done_last = batch->stray_first = NOWHERE;
     *out = batch;
     return 0;
 }
@@ -227,28 +229,24 @@ static void give_up(cl_batch *batch, int32_t at, int64_t rc)
 static void ended(cl_batch *batch, int32_t at)
 {
     cl_process *process = &batch->slots[at].run->process;
-    cl__process_settle(process, &batch->flights); /* it has: the kernel cleared its word before it told of the end */
+    cl__process_settle(process, &batch->flights);
     int error = process->child.error;
     finish(batch, at, error ? -error : 1);
 }
 
-/* After an event, or at a timer. */
-static void advance(cl_batch *batch, int32_t at, int64_t now)
+/* What has become of a run: 1 when it is done, 0 when it goes on, -errno when it cannot. */
+static void judge(cl_batch *batch, int32_t at, int64_t rc)
 {
-    slot *one = &batch->slots[at];
-    int was_running = one->run->phase == CL__RUNNING;
-    int64_t rc = cl__run_advance(one->run, now, one->ended_in != batch->wakeups);
-    if (was_running && one->run->phase != CL__RUNNING)
-        one->ended_in = batch->wakeups;
     if (rc == 1)
         ended(batch, at);
     else if (rc < 0)
         give_up(batch, at, rc);
     else
-        set_timer(batch, at, cl__run_timer(one->run));
+        set_timer(batch, at, cl__run_timer(batch->slots[at].run));
 }
 
-static void serve(cl_batch *batch, const cl__ready *ready, int64_t now)
+/* An event. No timer is looked at: the child's end may be the next event, and it came before its deadline. */
+static void serve(cl_batch *batch, const cl__ready *ready)
 {
     int32_t at = slot_of(batch, ready->key);
     if (at == NOWHERE)
@@ -258,10 +256,17 @@ static void serve(cl_batch *batch, const cl__ready *ready, int64_t now)
     int64_t rc = cl__run_ready(one->run, which, ready->hup);
     if (which == CL__READY_EXIT)
         one->ended_in = batch->wakeups;
-    if (rc < 0)
-        give_up(batch, at, rc);
-    else
-        advance(batch, at, now);
+    judge(batch, at, rc < 0 ? rc : cl__run_finish(one->run));
+}
+
+static void at_its_timer(cl_batch *batch, int32_t at, int64_t now)
+{
+    slot *one = &batch->slots[at];
+    int was_running = one->run->phase == CL__RUNNING;
+    int64_t rc = cl__run_advance(one->run, now, one->ended_in != batch->wakeups);
+    if (was_running && one->run->phase != CL__RUNNING)
+        one->ended_in = batch->wakeups;
+    judge(batch, at, rc);
 }
 
 /* ---- starting ----------------------------------------------------------------------------------------------------- */
@@ -281,6 +286,23 @@ static void look_at_flights(cl_batch *batch)
     batch->flying_count = kept;
 }
 
+/* What was given up, and has ended since. */
+static void look_at_strays(cl_batch *batch)
+{
+    int32_t *link = &batch->stray_first;
+    while (*link != NOWHERE) {
+        int32_t at = *link;
+        slot *one = &batch->slots[at];
+        if (cl_run_abort(one->run, 0) == 1) {
+            *link = one->next;
+            cl__process_settle(&one->run->process, &batch->flights);
+            slot_give(batch, at);
+        } else {
+            link = &one->next;
+        }
+    }
+}
+
 static int is_a_limit(int64_t rc)
 {
     return rc == -EAGAIN || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
@@ -296,6 +318,13 @@ static int64_t start_one(cl_batch *batch, cl_batch_item *item)
     slot *one = &batch->slots[at];
     one->tag = item->tag;
     item->slot = at;
+    if (item->options->tee[0] >= 0 || item->options->tee[1] >= 0) { /* nobody here watches them */
+        one->run->process.child.stage = CL_STAGE_PREPARE;
+        one->run->process.child.error = EINVAL;
+        batch->live++;
+        finish(batch, (int32_t)at, -EINVAL);
+        return 1;
+    }
     one->ended_in = batch->wakeups;
     int64_t rc = cl__run_begin(one->run, item->command, item->launch, item->options, item->snapshot, &batch->flights);
     if (is_a_limit(rc)) {
@@ -342,14 +371,21 @@ int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count)
     if (!is_ours(batch))
         return -EPERM;
     int64_t rc = open_poller(batch);
-    if (rc < 0)
-        return rc;
+    if (rc < 0) {
+        for (int64_t i = 0; i < count; i++)
+            items[i].stage = CL_STAGE_PREPARE;
+        return batch->live ? 0 : rc;
+    }
     look_at_flights(batch);
+    look_at_strays(batch);
     start_request request = {batch, items, count};
     /* The death signal follows the thread that clones: one trip to the thread that stays, rather than one for each. */
     for (int64_t i = 0; i < count; i++)
-        if ((items[i].command->options & CL_OPT_DEATH_SIGNAL) && !cl__sys_is_main_thread(batch->maker))
-            return cl__on_spawner(start_all, &request);
+        if ((items[i].command->options & CL_OPT_DEATH_SIGNAL) && !cl__sys_is_main_thread(batch->maker)) {
+            items[0].stage = CL_STAGE_CLONE; /* of that thread, if there is no room for it */
+            rc = cl__on_spawner(start_all, &request);
+            return rc < 0 && batch->live ? 0 : rc;
+        }
     return start_all(&request);
 }
 
@@ -360,7 +396,7 @@ static void fire_timers(cl_batch *batch, int64_t now)
     while (batch->heap_size && heap_timer(batch, 0) <= now) {
         int32_t at = batch->heap[0];
         int64_t before = batch->slots[at].timer;
-        advance(batch, at, now);
+        at_its_timer(batch, at, now);
         if (batch->slots[at].heap_at != NOWHERE && batch->slots[at].timer <= before)
             return; /* it waits for the pipes to be looked at once more */
     }
@@ -376,13 +412,19 @@ int64_t cl_batch_step(cl_batch *batch, int64_t at_most_ns)
         cl__ready ready[CL__READY_MOST];
         int64_t next = next_timer(batch);
         int64_t when = batch->done_count ? now : next < until ? next : until;
-        int64_t count = cl__poller_wait(&batch->poller, ready, CL__READY_MOST, when > now ? when - now : 0);
-        if (count < 0)
-            return count;
-        now = cl__sys_now();
+        int64_t span = when > now ? when - now : 0, count;
+        size_t turns = EVENTS_OF_EACH * batch->slot_count / CL__READY_MOST + 1;
         batch->wakeups++;
-        for (int64_t i = 0; i < count; i++)
-            serve(batch, &ready[i], now);
+        /* All that is ready before anything that is late; with a bound, for what is ready again at once. */
+        do {
+            count = cl__poller_wait(&batch->poller, ready, CL__READY_MOST, span);
+            if (count < 0)
+                return count;
+            for (int64_t i = 0; i < count; i++)
+                serve(batch, &ready[i]);
+            span = 0;
+        } while (count >= CL__READY_MOST - 1 && turns--); /* one may have been the poller's own timer */
+        now = cl__sys_now();
         fire_timers(batch, now);
         if (batch->done_count || now >= until)
             break;
@@ -399,6 +441,7 @@ int64_t cl_batch_take(cl_batch *batch, cl_batch_done *out, int64_t most)
         out[taken].tag = one->tag;
         out[taken].slot = at;
         out[taken].rc = one->rc;
+        one->state = TAKEN;
         cl_run_report_get(one->run, &out[taken].report);
         batch->done_first = one->next;
         batch->done_count--;
@@ -411,14 +454,18 @@ int64_t cl_batch_take(cl_batch *batch, cl_batch_done *out, int64_t most)
 int64_t cl_batch_release(cl_batch *batch, const int64_t *slots, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
-        if (slots[i] < 0 || (size_t)slots[i] >= batch->slot_count || batch->slots[slots[i]].state != FINISHED)
+        if (slots[i] < 0 || (size_t)slots[i] >= batch->slot_count || batch->slots[slots[i]].state != TAKEN)
             return -EINVAL;
         slot *one = &batch->slots[slots[i]];
+        for (int j = 0; j < 2; j++)
+            cl__buffer_trim(&one->run->out[j].kept, KEPT_OUTPUT);
         if (one->run->phase == CL__DONE || one->run->phase == CL__IDLE) {
-            for (int j = 0; j < 2; j++)
-                cl__buffer_trim(&one->run->out[j].kept, KEPT_OUTPUT);
             slot_give(batch, (int32_t)slots[i]);
-        } /* else its child is still there: cl_batch_abort looks for it again */
+        } else {
+            one->state = STRAY;
+            one->next = batch->stray_first;
+            batch->stray_first = (int32_t)slots[i];
+        }
     }
     return 0;
 }
@@ -442,6 +489,7 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
         return 0;
     int64_t now = cl__sys_now(), left = 0;
     int64_t until = at_most_ns > INT64_MAX - now ? INT64_MAX : now + at_most_ns;
+    int32_t strays = NOWHERE;
     for (size_t i = 0; i < batch->slot_count; i++)
         if (batch->slots[i].run)
             cl__run_kill(batch->slots[i].run); /* all of them first, so that they die side by side */
@@ -452,16 +500,19 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
         if (one->state == LIVE) {
             set_timer(batch, (int32_t)i, INT64_MAX);
             batch->live--;
-            one->state = FINISHED;
         }
         now = cl__sys_now();
         if (cl_run_abort(one->run, until > now ? until - now : 0) == 1) {
             cl__process_settle(&one->run->process, &batch->flights);
             slot_give(batch, (int32_t)i);
         } else {
+            one->state = STRAY;
+            one->next = strays;
+            strays = (int32_t)i;
             left++;
         }
     }
+    batch->stray_first = strays;
     batch->done_first = batch->done_last = NOWHERE;
     batch->done_count = 0;
     return left;
@@ -479,6 +530,7 @@ void cl_batch_free(cl_batch *batch)
             continue;
         run->poller = NULL;
         run->process.child.flight = NULL; /* of one that is still there the memory stays: it may be in use for ever */
+        run->phase = CL__IDLE;            /* and it was waited for */
         cl_run_free(run);
     }
     cl__flights_close(&batch->flights);

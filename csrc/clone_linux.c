@@ -86,9 +86,8 @@ static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
 int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid)
 {
     clone_request request = {
-        .flags = CLONE_VM | CLONE_PIDFD | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CLEARS_HANDLERS,
+        .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | CLONE_CLEARS_HANDLERS,
         .pidfd = (uintptr_t)pidfd,
-        .parent_tid = (uintptr_t)tid,
         .child_tid = (uintptr_t)tid,
         .exit_signal = SIGCHLD,
         .stack = (uintptr_t)stack,
@@ -165,8 +164,11 @@ int cl__clone3_can_fly(void)
 {
     int known = cl__load_relaxed(&flights_work); /* P2: relaxed; the answer is the same whoever asks */
     if (known == UNKNOWN) {
-        void *stack = cl__sys_leaves_errno() && cl__sys_close_range(~0U, ~0U) == 0 ? stack_take() : NULL;
-        known = stack && shares_memory(stack) ? WORKS : MISSING;
+        int could = cl__sys_leaves_errno() && cl__sys_close_range(~0U, ~0U) == 0;
+        void *stack = could ? stack_take() : NULL;
+        if (could && !stack)
+            return 0; /* no memory now, which is no answer */
+        known = could && shares_memory(stack) ? WORKS : MISSING;
         if (stack)
             stack_give(stack);
         cl__store_relaxed(&flights_work, known);

@@ -5,14 +5,17 @@
  *
  *   memory      It reads and writes its flight only: stack, job, and all that the job points to are copies, made before
  *               the clone and not touched by the parent until the child has left them (tid, below).
- *   libc        It calls none of it. Its thread-local storage is the calling thread's, concurrently; system calls are
- *               made by instructions that store no errno (only x86-64 and aarch64 have them here: see sys_linux.c).
+ *   libc        It calls none of it. Its thread-local storage is that of the thread that cloned it, which uses it at the
+ *               same time, or has ended: so no errno (system calls are made by instructions that store none, which only
+ *               x86-64 and aarch64 have here: see sys_linux.c) and no stack protector.
  *   signals     All are blocked, so no handler of the parent's runs in it; CLONE_CLEAR_SIGHAND gives it a table of its
  *               own without handlers before it unblocks them.
  *   descriptors It has a copy of the table. The parent's ends of other children's pipes are in it, and would keep those
  *               children from their end of file for as long as this exec takes: so all that is not for the program is
  *               closed at once, and not left to exec.
  *   oom score   The kernel gives it to all who share the memory, unless vfork holds the parent: that option is held.
+ *   oom killer  It judges who shares memory by all of it, unless vfork holds the parent, and kills all who share it: in a
+ *               cgroup with a limit, a flight would be the largest, and take its parent along. So no flight into a cgroup.
  *   death       A parent that is killed leaves it the memory, which lives as long as anybody uses it. A fork of the
  *               parent's copies flights that nobody will ever leave: they are dropped with their pool.
  *
@@ -20,7 +23,7 @@
  * (CLONE_CHILD_CLEARTID). An error of its is in the job before that.
  *
  *     parent                                  child                        kernel
- *     flight filled; clone3 (stores tid)
+ *     flight filled, tid set; clone3
  *     goes on, and never looks inside         works; fails: writes stage
  *                                             exec, or exit                tid = 0            (N2)
  *     tid == 0 (N1): reads stage, reuses */
@@ -59,23 +62,28 @@ static void unmap_flight(cl__flight *flight)
     munmap((char *)flight - STACK - GUARD, GUARD + STACK + ARENA);
 }
 
-static int starts_with(const char *text, const char *start)
-{
-    return strncmp(text, start, strlen(start)) == 0;
-}
-
-/* A program named by a descriptor that would be closed under it. */
+/* Named by a descriptor, perhaps, that would be closed before it is used: anything below /proc and /dev. */
 static int is_by_descriptor(const char *path)
 {
-    return starts_with(path, "/proc/") || starts_with(path, "/dev/fd/");
+    path += strspn(path, "/");
+    return strncmp(path, "proc/", 5) == 0 || strncmp(path, "dev/", 4) == 0;
 }
 
-int cl__may_fly(const cl__job *job)
+static int needs_a_descriptor(const cl__job *job)
+{
+    if (job->command->cwd && is_by_descriptor(job->command->cwd))
+        return 1;
+    for (const char **path = job->paths; *path; path++)
+        if (is_by_descriptor(*path))
+            return 1;
+    return 0;
+}
+
+int cl__may_fly(const cl__job *job, int cgroup_fd)
 {
     const uint64_t held = CL_OPT_FOREGROUND | CL_OPT_OOM_SCORE_ADJ | CL_OPT_KEEP_OTHERS | CL_OPT_UID | CL_OPT_GID |
                           CL_OPT_GROUPS | CL_OPT_CGROUP_V1;
-    return !(job->command->options & held) && !is_by_descriptor(job->paths[0] ? job->paths[0] : "") &&
-           cl__clone3_can_fly();
+    return cgroup_fd < 0 && !(job->command->options & held) && !needs_a_descriptor(job) && cl__clone3_can_fly();
 }
 
 int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out)
@@ -127,6 +135,8 @@ void cl__flights_close(cl__flights *pool)
 
 int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd)
 {
+    /* Not CLONE_PARENT_SETTID, which somebody's emulator may ignore: then it would seem to have landed before it began. */
+    cl__store_relaxed(&flight->tid, -1);
     return cl__clone3_flight(&flight->job, (char *)flight - STACK, STACK, cgroup_fd, pidfd, (int *)&flight->tid);
 }
 
@@ -135,7 +145,12 @@ int cl__flight_has_landed(cl__flight *flight, int *stage, int *error)
     /* N1: pairs with the kernel's store N2, which comes after all that the child did in this memory. */
     if (cl__load_acquire(&flight->tid) != 0)
         return 0;
+    cl__flight_is_over(flight, stage, error);
+    return 1;
+}
+
+void cl__flight_is_over(cl__flight *flight, int *stage, int *error)
+{
     *stage = flight->job.stage;
     *error = flight->job.error;
-    return 1;
 }

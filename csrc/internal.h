@@ -17,7 +17,17 @@
 
 /* Code that runs in a child sharing the parent's memory. A sanitizer's bookkeeping would be the parent's too, and its
  * entry hooks would never see the matching exit, because such a function ends in exec. */
-#define CL__CHILD __attribute__((no_sanitize("thread", "address", "undefined")))
+#define CL__CHILD __attribute__((no_sanitize("thread", "address", "undefined"))) CL__NO_CANARY
+
+/* A stack protector reads thread-local storage, and a child that nobody waits for may outlive the thread whose it is. */
+#ifndef __has_attribute
+#define __has_attribute(name) 0
+#endif
+#if __has_attribute(no_stack_protector)
+#define CL__NO_CANARY __attribute__((no_stack_protector))
+#else
+#define CL__NO_CANARY __attribute__((optimize("no-stack-protector")))
+#endif
 
 #define CL__NS_PER_S 1000000000LL
 #define CL__NO_LIMIT UINT64_MAX
@@ -143,12 +153,13 @@ typedef struct cl__flights {
     cl__flight *idle;
     size_t idle_count;
 } cl__flights;
-int cl__may_fly(const cl__job *job);
+int cl__may_fly(const cl__job *job, int cgroup_fd);
 int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out); /* with a copy of the job */
 void cl__flight_free(cl__flights *pool, cl__flight *flight);                     /* one that has landed, or never started */
 void cl__flights_close(cl__flights *pool);
 int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd);         /* its pid */
 int cl__flight_has_landed(cl__flight *flight, int *stage, int *error);          /* exec'd (stage 0), failed, or killed */
+void cl__flight_is_over(cl__flight *flight, int *stage, int *error);            /* its child was reaped */
 int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid);
 int cl__clone3_can_fly(void);
 
@@ -327,6 +338,7 @@ int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *l
                       const cl_environ *snapshot, cl__flights *flights);
 int64_t cl__run_watch(cl_run *run, cl__poller *poller, uint64_t key);
 int64_t cl__run_ready(cl_run *run, int which, int hup);
+int64_t cl__run_finish(cl_run *run); /* 1: all is done. Looks at no timer: what is ready has come before what is late */
 /* What time has brought. `has_looked`: the pipes were asked once since the child's end was known. 1: all is done. */
 int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked);
 int64_t cl__run_timer(const cl_run *run); /* when to advance at the latest */

@@ -386,10 +386,11 @@ static int pipes_are_done(const cl_run *run)
     return run->out[0].fd < 0 && run->out[1].fd < 0 && !tee_is_pending(run);
 }
 
-/* Waiting for whoever holds the pipes, and not for a tee's slow reader, for whom all is there. */
+/* Waiting for whoever holds the pipes: not for a tee's slow reader, for whom all is there, nor for a debugger who has not
+ * let go of the child. */
 static int is_draining(const cl_run *run)
 {
-    return run->phase == CL__DRAINING && !tee_is_pending(run);
+    return run->phase == CL__DRAINING && !tee_is_pending(run) && !pipes_are_done(run);
 }
 
 static int64_t next_timer(const cl_run *run, int64_t until)
@@ -598,6 +599,16 @@ int64_t cl__run_ready(cl_run *run, int which, int hup)
     return 0;
 }
 
+int64_t cl__run_finish(cl_run *run)
+{
+    if (run->phase != CL__DRAINING || !pipes_are_done(run))
+        return 0;
+    int64_t rc = finish(run);
+    if (rc == 0)
+        run->look_at = from_now(CL__NOT_YET_NAP_NS); /* ended, but a debugger has not let go of it */
+    return rc;
+}
+
 int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked)
 {
     if (run->phase == CL__RUNNING && run->look_at >= 0 && now >= run->look_at) {
@@ -608,12 +619,7 @@ int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked)
     fire_timers(run, now, has_looked);
     if (run->phase == CL__RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)
         return run->kill_refused ? -EPERM : -ETIMEDOUT;
-    if (run->phase != CL__DRAINING || !pipes_are_done(run))
-        return 0;
-    int64_t rc = finish(run);
-    if (rc == 0)
-        run->look_at = later(now, CL__NOT_YET_NAP_NS); /* ended, but a debugger has not let go of it */
-    return rc;
+    return cl__run_finish(run);
 }
 
 int64_t cl__run_timer(const cl_run *run)

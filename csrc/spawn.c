@@ -144,7 +144,7 @@ static void reap_failed(int64_t pid, int *pidfd)
 static int64_t start_at_best(attempt *try, cl__flights *flights)
 {
     int may_fly = flights && try->strategy == CL_STRATEGY_CLONE3 && try->job.command->strategy == CL_STRATEGY_AUTO;
-    if (!may_fly || !cl__may_fly(&try->job))
+    if (!may_fly || !cl__may_fly(&try->job, try->cgroup_fd))
         return start_where_it_may_live(try);
     int64_t rc = cl__flight_new(flights, &try->job, &try->flight);
     if (rc < 0)

@@ -335,6 +335,16 @@ def test_the_child_calls_the_kernel_and_nothing_else(tmp_path):
 
 
 @needs_clone
+def test_the_child_has_no_stack_protector(tmp_path):
+    """It would be read from the storage of a thread that may have ended, where nobody waits for the child."""
+    made = tmp_path / "child.o"
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", f"-I{CSRC}", "-fstack-protector-all"]
+    subprocess.run([*CC, *flags, "-c", CSRC / "spawn_child.c", "-o", made], check=True)
+    listed = subprocess.run(["nm", made], check=True, capture_output=True, text=True).stdout
+    assert "__stack_chk" not in listed
+
+
+@needs_clone
 def test_fork_hooks_do_not_run():
     """They belong to a program that forks to go on as two; a lock taken in one could never be released here."""
     code = """

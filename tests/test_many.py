@@ -170,6 +170,37 @@ def test_a_bad_command_among_many_is_a_result():
     assert errors[7].stage == errors[50].stage == "exec"
 
 
+def test_tees_are_refused():
+    with pytest.raises(ValueError, match="tee_stdout"):
+        cl.run_many([["true"]], capture=True, tee_stdout=1)
+    (result,) = cl.run_many([cl.Command("true", capture=True, tee_stderr=2)])
+    assert isinstance(result.error, ValueError)
+
+
+@pytest.mark.parametrize("start", ["/proc/self/fd", "/dev/fd", "//proc/self/fd"])
+def test_a_directory_or_program_may_be_named_by_a_descriptor(start, tmp_path):
+    """Which a child that nobody waits for closes before it gets there."""
+    (tmp_path / "tool").write_text("#!/bin/sh\npwd\n")
+    (tmp_path / "tool").chmod(0o755)
+    fd, programs = os.open(tmp_path, os.O_RDONLY), os.open("/bin", os.O_RDONLY)
+    try:
+        (done,) = cl.run_many([["./tool"]], cwd=f"{start}/{fd}", capture=True)
+        (other,) = cl.run_many([[f"{start}/{programs}/true"]])
+    finally:
+        os.close(fd)
+        os.close(programs)
+    assert (done.error, done.text) == (None, f"{tmp_path}\n")
+    assert other.error is None
+
+
+def test_who_ended_in_time_is_not_late_when_the_caller_is():
+    results = cl.run_many([["echo", "x"]] * 4, concurrency=4, capture=True, timeout=1)
+    done = [next(results)]
+    time.sleep(1.2)  # past the deadline of those that have long ended
+    done += results
+    assert [result.error for result in done] == [None] * 4
+
+
 def test_what_never_became_a_child_has_no_status():
     for result in cl.run_many([["no-such-program"], 3], capture=True):
         assert (result.returncode, result.signal, result.stdout, result.ok) == (None, None, None, False)

@@ -350,99 +350,160 @@ static void freeze(const char *cgroup, const char *how)
     close(fd);
 }
 
-/* Born frozen, a child does not come to its exec, as one whose program lies on a dead file system. */
+/* A flight that is born frozen, and so does not come to its exec, as one whose program lies on a dead file system. Batches
+ * start none in a cgroup; here it is started by hand. */
+typedef struct frozen {
+    char cgroup[128];
+    int dir, pidfd, out[2];
+    int64_t pid;
+    cl__flights pool;
+    cl__flight *flight;
+} frozen;
+
+static int prepare_frozen(frozen *it)
+{
+    memset(it, 0, sizeof *it);
+    if (!flies() || (it->dir = make_cgroup(it->cgroup)) < 0)
+        return 0;
+    freeze(it->cgroup, "1");
+    make_pipe(it->out);
+    return 1;
+}
+
+static void start_frozen(frozen *it)
+{
+    const char *argv[] = {self, "both", NULL}, *paths[] = {self, NULL}, *env[] = {NULL};
+    cl_command command = {.argv = argv, .contain = CL_CONTAIN_NONE};
+    cl__move moves[] = {{CL__SOURCE_NULL, 0}, {it->out[1], 1}, {CL__SOURCE_NULL, 2}};
+    cl__job job = {.command = &command, .env = env, .paths = paths, .moves = moves, .move_count = 3,
+                   .parent = getpid(), .cgroup_fd = -1, .report_fd = -1};
+    uint64_t old;
+    int stage, error;
+    CHECK_IS(cl__flight_new(&it->pool, &job, &it->flight), 0);
+    cl__sys_block_signals(UINT64_MAX, &old);
+    it->pid = cl__flight_start(it->flight, it->dir, &it->pidfd); /* and it comes back */
+    cl__sys_block_signals(old, NULL);
+    CHECK(it->pid > 0);
+    CHECK(!cl__flight_has_landed(it->flight, &stage, &error));
+    memset(argv, 0xff, sizeof argv); /* nothing of ours is used any more */
+    memset(moves, 0xff, sizeof moves);
+    memset(&command, 0xff, sizeof command);
+}
+
+static void end_frozen(frozen *it)
+{
+    close(it->dir);
+    close(it->out[0]);
+    close(it->out[1]);
+    EVENTUALLY(rmdir(it->cgroup) == 0);
+}
+
 static void an_exec_that_hangs_holds_nobody(void)
 {
-    char cgroup[128];
-    int ends[2];
-    if (!flies())
+    frozen it;
+    int ends[2], stage = -1, error = -1;
+    siginfo_t info;
+    if (!prepare_frozen(&it))
         return;
     say_about("an exec that hangs");
-    int dir = make_cgroup(cgroup);
-    if (dir < 0)
-        return;
-    freeze(cgroup, "1");
-    want(0, "both", NULL);
-    jobs[0].plan.launch.cgroup_fd = dir;
-    CHECK_IS(start(0, 1), 1); /* it came back */
-    memset(&jobs[0].plan, 0xff, sizeof jobs[0].plan); /* nothing of ours is used any more */
+    start_frozen(&it);
 
-    /* Others are not held up: not by what it has of our descriptors either. It has the write end of this pipe, for it
-     * was made before; of the next one's it has not. */
+    /* Others go on: they are started, and come to their end of file, for it has nothing of a pipe that is made later. */
     make_pipe(ends);
     want(1, "copy", NULL);
     jobs[1].plan.launch.stream[0] = (cl_stream){.kind = CL_IO_FD, .fd = ends[0]};
     CHECK_IS(start(1, 2), 1);
     close(ends[0]);
     close(ends[1]);
-    while (!jobs[1].is_done) {
-        CHECK(cl_batch_step(batch, PATIENCE) > 0);
-        take();
-    }
-    ended_with(1, CL_STATE_EXITED, 0);
-    CHECK_IS(cl_batch_live(batch), 1);
-    freeze(cgroup, "0");
     step_until_empty();
-    ended_with(0, CL_STATE_EXITED, 0);
-    CHECK_IS(jobs[0].out_size, 4);
+    ended_with(1, CL_STATE_EXITED, 0);
+    CHECK(!cl__flight_has_landed(it.flight, &stage, &error));
 
-    say_about("an abort while an exec hangs");
-    freeze(cgroup, "1");
-    want(0, "both", NULL);
-    jobs[0].plan.launch.cgroup_fd = dir;
-    CHECK_IS(start(0, 1), 1);
-    CHECK_IS(cl_batch_abort(batch, PATIENCE), 0); /* a kill reaches also the frozen */
-    CHECK(has_no_children());
-    freeze(cgroup, "0");
-    close(dir);
-    EVENTUALLY(rmdir(cgroup) == 0);
-}
-
-static void start_and_be_killed(void *argument)
-{
-    CHECK_IS(cl_batch_new(&batch), 0);
-    CHECK_IS(start(0, 1), 1);
-    MUST(write(*(int *)argument, "", 1)); /* it is started; not end of file: the child has a copy, and does not run */
-    for (;;)
-        pause();
+    freeze(it.cgroup, "0");
+    expect_line(it.out[0], "out\n");
+    MUST(waitid(P_PID, (id_t)it.pid, &info, WEXITED));
+    CHECK_IS(info.si_status, 0);
+    CHECK(cl__flight_has_landed(it.flight, &stage, &error));
+    CHECK_IS(stage, CL_STAGE_NONE);
+    cl__flight_free(&it.pool, it.flight);
+    cl__flights_close(&it.pool);
+    close(it.pidfd);
+    end_frozen(&it);
 }
 
 /* Its parent is gone while it is on its way; the memory is not. */
 static void a_parent_may_die_meanwhile(void)
 {
-    char cgroup[128];
-    int out[2], told[2];
+    frozen it;
+    int told[2];
     char byte;
-    if (!flies())
+    if (!prepare_frozen(&it))
         return;
     say_about("a parent that is killed");
-    int dir = make_cgroup(cgroup);
-    if (dir < 0)
-        return;
-    make_pipe(out);
     make_pipe(told);
-    freeze(cgroup, "1");
-    want(0, "both", NULL);
-    jobs[0].plan.launch.cgroup_fd = dir;
-    jobs[0].plan.launch.stream[1] = (cl_stream){.kind = CL_IO_FD, .fd = out[1]};
-    jobs[0].plan.launch.stream[2] = (cl_stream){.kind = CL_IO_NULL};
-    jobs[0].plan.command.contain = CL_CONTAIN_NONE;
     pid_t parent = MUST(fork());
     if (parent == 0) {
-        close(told[0]);
-        start_and_be_killed(&told[1]);
+        start_frozen(&it);
+        MUST(write(told[1], "", 1)); /* not end of file: the child has a copy, and does not run */
+        for (;;)
+            pause();
     }
-    close(told[1]);
     CHECK_IS(read(told[0], &byte, 1), 1);
     MUST(kill(parent, SIGKILL));
     MUST(waitpid(parent, NULL, 0));
-    freeze(cgroup, "0");
-    expect_line(out[0], "out\n");
+    freeze(it.cgroup, "0");
+    expect_line(it.out[0], "out\n");
     close(told[0]);
-    close(out[0]);
-    close(out[1]);
+    close(told[1]);
+    end_frozen(&it);
+}
+
+/* There the out-of-memory killer would take it for the whole of its parent. Nor with a cwd that names a descriptor. */
+static void no_flight_into_a_cgroup(void)
+{
+    char cgroup[128];
+    int dir;
+    if (!flies() || (dir = make_cgroup(cgroup)) < 0)
+        return;
+    say_about("into a cgroup");
+    want(0, "both", NULL);
+    jobs[0].plan.launch.cgroup_fd = dir;
+    want(1, "both", NULL);
+    jobs[1].plan.command.cwd = "/proc/self";
+    CHECK_IS(start(0, 2), 2);
+    step_until_empty();
+    for (int i = 0; i < 2; i++) {
+        ended_with(i, CL_STATE_EXITED, 0);
+        CHECK_IS(jobs[i].done.report.child.strategy, CL_STRATEGY_CLONE3);
+    }
     close(dir);
     EVENTUALLY(rmdir(cgroup) == 0);
+}
+
+/* ---- what is late, and what is ready ------------------------------------------------------------------------------- */
+
+/* All end in time, in a fraction of it; we look after their deadline, when the events of more of them are there than one
+ * wait returns. */
+static void who_ended_in_time_is_not_late(void)
+{
+    say_about("a late look");
+    for (int i = 0; i < CROWD; i++) {
+        want(i, "both", NULL);
+        jobs[i].options.timeout_ns = 2 * SECOND;
+    }
+    cl_batch_item items[CROWD];
+    for (int i = 0; i < CROWD; i++)
+        items[i] = item_of(i);
+    int64_t began = now_ns();
+    for (int first = 0; first < CROWD; first += MOST)
+        CHECK(cl_batch_start(batch, items + first, CROWD - first < MOST ? CROWD - first : MOST) > 0);
+    while (now_ns() - began < 2 * SECOND + 10 * MS)
+        nap();
+    step_until_empty();
+    for (int i = 0; i < CROWD; i++) {
+        ended_with(i, CL_STATE_EXITED, 0);
+        CHECK_IS(jobs[i].done.report.timed_out, 0);
+    }
 }
 
 /* ---- a program that does much else ------------------------------------------------------------------------------- */
@@ -541,7 +602,8 @@ int main(int argc, char **argv)
     static void (*const checks[])(void) = {
         each_has_its_own_result, all_are_fed, each_has_its_own_deadline, drains_have_a_bound, slows_down_at_a_limit,
         kills_one, aborts_all, is_not_a_forked_childs, wakes_a_loop, what_cannot_fly_is_held,
-        an_exec_that_hangs_holds_nobody, a_parent_may_die_meanwhile, others_notice_nothing, a_thread_may_start_and_end,
+        an_exec_that_hangs_holds_nobody, a_parent_may_die_meanwhile, no_flight_into_a_cgroup,
+        who_ended_in_time_is_not_late, others_notice_nothing, a_thread_may_start_and_end,
     };
     start_program(argc, argv);
     int fds = count_fds();

@@ -180,6 +180,14 @@ def check_limit(rc: int) -> int:
     return check(rc, "starting many runs")
 
 
+def refuse_tee(command: Command) -> None:
+    for name in ("tee_stdout", "tee_stderr"):
+        if command.option(name) is not None:
+            raise ValueError(
+                f"{name}= is for a single run: nobody would watch many tees; write Result.{name[4:]} to it"
+            )
+
+
 def unstarted(index: int, command: Any, error: Exception) -> Result:
     """The Result of a command that never became a child."""
     result = Result(command, _NOTHING, index=index)
@@ -221,6 +229,7 @@ def run_many(
     if isinstance(commands, (str, bytes, Command)):
         raise TypeError(f"commands must be an iterable of commands, not the single {commands!r}")
     template = Command("true", **options)  # what is wrong with the options is wrong for all of them
+    refuse_tee(template)
     return _run_many(iter(commands), concurrency, bool(ordered), template, dict(options))
 
 
@@ -249,6 +258,7 @@ def _run_many(
                         packed = packed_like(shared, command) if shared else command.packed("many")
                     else:
                         command = as_command(given, options)
+                        refuse_tee(command)
                         packed = command.packed("many")
                     batch.ready.append(_Job(index, command, packed))
                 except Exception as error:  # of this command alone
