@@ -72,6 +72,29 @@ def sequential_table(sections: dict[str, Any], published: Any) -> Iterator[str]:
     yield f"Published start-up of one process, other machine: {start_up} us. Ours is the first table.\n"
 
 
+def many_tables(sections: dict[str, Any], published: Any) -> Iterator[str]:
+    """Many at once: tiny, with /bin/true in the last column, and the published rows."""
+    tiny, real = sections.get("many_tiny"), sections.get("many_true")
+    if not tiny or not real:
+        return
+    yield f"**{tiny['title']}** ({next(iter(tiny['contenders'].values()))['samples']} rounds)\n"
+    rows = []
+    for key, one in tiny["contenders"].items():
+        ratio = one["ratio_to_floor"]
+        also = real["contenders"].get(key, {})
+        row = [one["label"], number(1e6 / one["p50_us"], 0), number(1 / ratio if ratio else None, 2, "x")]
+        row += [number(one["cpu_percent"], 0), number(one["peak_mib"], 1)]
+        rows.append([*row, number(1e6 / also["p50_us"] if also else None, 0)])
+    rows += [
+        [f"*{name} (published, other machine)*", number(rate, 0), *["-"] * 4] for name, rate in published.AT_100.items()
+    ]
+    yield from table(["", "children/s", "vs raw C, no wait", "CPU %", "peak MiB", "/bin/true/s"], rows)
+    all_100 = "; ".join(
+        f"{one.label} {one.ms:g} ms, {one.cpu_percent} % CPU, {one.memory_mb:g} MB" for one in published.ALL_100
+    )
+    yield f"Published, 100 at once, until all are done, other machine: {all_100}.\n"
+
+
 def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
     """Options and strategies."""
     for one in comparisons.values():
@@ -132,6 +155,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from target_table(report["targets"])
     yield from spawn_tables(report["sections"])
     yield from sequential_table(report["sections"], published)
+    yield from many_tables(report["sections"], published)
     yield from comparison_tables(report["comparisons"])
     yield from curve_tables(report["curves"])
     yield from import_table(report["sections"])
