@@ -386,12 +386,11 @@ def test_thousands_leave_nothing_behind():
 
 
 @pytest.mark.stress
-def test_a_million_leave_nothing_behind(tmp_path):
-    """Ten thousand first: what is kept for the next ones is there by then."""
+def test_a_million_leave_nothing_behind():
+    """Ten thousand first: what is kept for the next ones is there by then. It takes minutes: run it with
+    `-m stress -o faulthandler_timeout=3600`."""
 
     def run_a_million():
-        from helpers import descriptors
-
         def run_some(number):
             commands = (["true"] for _ in range(number))
             return sum(result.ok for result in cl.run_many(commands, concurrency=100, capture=True))
@@ -400,7 +399,7 @@ def test_a_million_leave_nothing_behind(tmp_path):
         before, fds = resident(), descriptors()  # noqa: F821
         assert run_some(1_000_000) == 1_000_000
         assert resident() - before < 1 << 20  # noqa: F821
-        assert descriptors() == fds
+        assert descriptors() == fds  # noqa: F821
         assert children() == []  # noqa: F821
 
     fresh(run_a_million, timeout=3600)
