@@ -24,7 +24,7 @@ typedef struct slot {
     uint64_t ended_in; /* the wake-up that told of the child's end */
     uint32_t generation;
     int32_t heap_at;
-    int32_t next;      /* in the list of free ones, or of done ones, or of flights */
+    int32_t next;      /* in the list of free ones, or of done ones, or of strays */
     slot_state state;
     int in_flight;
 } slot;

@@ -64,29 +64,11 @@ CL__CHILD static int start_job(void *job)
     cl__child_main(job);
 }
 
-static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
+/* `stack` is its low end; `tid`: not held, and cleared when the child has left our memory (flight_linux.c). */
+static int64_t clone3_job(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid)
 {
     clone_request request = {
-        .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEARS_HANDLERS,
-        .pidfd = (uintptr_t)pidfd,
-        .exit_signal = SIGCHLD,
-        .stack = (uintptr_t)stack + STACK_GUARD,
-        .stack_size = STACK_SIZE,
-    };
-    if (cgroup_fd >= 0) {
-        request.flags |= CLONE_INTO_A_CGROUP;
-        request.cgroup = (uint64_t)cgroup_fd;
-    }
-    job->handlers_cleared = 1;
-    job->cgroup_fd = -1;
-    return cl__sys_clone3_onto(&request, sizeof request, start_job, job);
-}
-
-/* As by_clone3, but the caller is not held; flight_linux.c. `stack` is its low end. */
-int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid)
-{
-    clone_request request = {
-        .flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | CLONE_CLEARS_HANDLERS,
+        .flags = CLONE_VM | CLONE_PIDFD | CLONE_CLEARS_HANDLERS | (tid ? CLONE_CHILD_CLEARTID : CLONE_VFORK),
         .pidfd = (uintptr_t)pidfd,
         .child_tid = (uintptr_t)tid,
         .exit_signal = SIGCHLD,
@@ -100,6 +82,16 @@ int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd,
     job->handlers_cleared = 1;
     job->cgroup_fd = -1;
     return cl__sys_clone3_onto(&request, sizeof request, start_job, job);
+}
+
+static int64_t by_clone3(cl__job *job, void *stack, int cgroup_fd, int *pidfd)
+{
+    return clone3_job(job, (char *)stack + STACK_GUARD, STACK_SIZE, cgroup_fd, pidfd, NULL);
+}
+
+int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid)
+{
+    return clone3_job(job, stack, size, cgroup_fd, pidfd, tid);
 }
 
 /* CLONE_PIDFD rather than a pidfd_open afterwards: a child that is gone by then (SIGCHLD ignored by the host, or a

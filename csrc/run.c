@@ -489,7 +489,7 @@ static int64_t serve_pipes(cl_run *run, const waited *set)
 static void child_ended(cl_run *run)
 {
     run->phase = CL__DRAINING;
-    run->kill_at = -1;
+    run->kill_at = run->look_at = -1;
     if (run->timed_out)
         give_up_tees(run, ETIMEDOUT);
     if (run->out[0].tee < 0 && run->out[1].tee < 0)
@@ -612,9 +612,9 @@ int64_t cl__run_finish(cl_run *run)
 int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked)
 {
     if (run->phase == CL__RUNNING && run->look_at >= 0 && now >= run->look_at) {
+        run->look_at = later(now, cl__watch_period(-1, now - run->process.started_ns));
         if (cl__process_ended(&run->process) == 1)
             child_ended(run);
-        run->look_at = later(now, cl__watch_period(-1, now - run->process.started_ns));
     }
     fire_timers(run, now, has_looked);
     if (run->phase == CL__RUNNING && run->give_up_at >= 0 && now >= run->give_up_at)

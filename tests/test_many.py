@@ -205,6 +205,8 @@ def test_who_ended_in_time_is_not_late_when_the_caller_is():
 def test_what_never_became_a_child_has_no_status():
     for result in cl.run_many([["no-such-program"], 3], capture=True):
         assert (result.returncode, result.signal, result.stdout, result.ok) == (None, None, None, False)
+        with pytest.raises(ValueError, match="no child"):
+            _ = result.text
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,12 @@ def test_a_line_has_a_longest_length(written, buffer, longest, passes):
         assert came == (["a"] if written.startswith(b"a") else [])
 
 
+def test_the_lines_before_one_that_is_too_long_keep_their_ends():
+    came, error = until_it_fails(write(b"a\nb\nccccc\nd\n", max_line=4).lines(keepends=True))
+    assert came == ["a\n", "b\n"]
+    assert isinstance(error, cl.OutputLimitExceeded)
+
+
 def test_a_line_without_end_is_ended():
     came, error = until_it_fails(cl.Command("cat", "/dev/zero", max_line=100_000, timeout=30).lines())
     assert (came, type(error)) == ([], cl.OutputLimitExceeded)

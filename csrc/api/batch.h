@@ -56,7 +56,7 @@ int64_t cl_batch_release(cl_batch *batch, const int64_t *slots, int64_t count);
 int64_t cl_batch_kill(cl_batch *batch, int64_t slot, int64_t tag);
 
 /* Kill all that lives, and reap within `at_most_ns`; results are thrown away. Returns how many are still there: in
- * uninterruptible sleep, or somebody else's. They live no more for the other calls; only this one looks for them again.
+ * uninterruptible sleep, or somebody else's. They live no more; this call and cl_batch_start look for them again.
  * Blocks: yes. Threads: caller locks. */
 int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns);
 

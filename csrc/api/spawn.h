@@ -6,8 +6,8 @@ enum cl_strategy {
     CL_STRATEGY_CLONE3 = 1,      /* clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD|CLONE_CLEAR_SIGHAND) on its own stack */
     CL_STRATEGY_VFORK = 2,       /* clone(CLONE_VM|CLONE_VFORK), kernels before 5.5, old containers */
     CL_STRATEGY_POSIX_SPAWN = 3, /* libc's, with the exec trampoline for what its attributes lack */
-    CL_STRATEGY_FLIGHT = 5,      /* clone3 without CLONE_VFORK: nobody waits for exec. Chosen by batches, never asked for */
-    CL_STRATEGY_FORK = 4         /* a copied address space: changes of user and group, cgroup v1 */
+    CL_STRATEGY_FORK = 4,        /* a copied address space: changes of user and group, cgroup v1 */
+    CL_STRATEGY_FLIGHT = 5       /* clone3 without CLONE_VFORK: nobody waits for exec. Chosen by batches, never asked for */
 };
 
 /* The step of a spawn that failed. */

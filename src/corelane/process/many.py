@@ -111,6 +111,8 @@ class Batch:
                 self._blocked_since = None
                 break  # there is room again when one of ours has ended
             number = -check_limit(started)
+            if self._jobs:
+                break  # nothing lives, but results wait: they are somebody's who has ended
             now = time.monotonic()
             self._blocked_since = self._blocked_since or now
             if now - self._blocked_since < _PATIENCE:
@@ -253,7 +255,7 @@ def _run_many(
                     more = False
                     break
                 try:
-                    if type(given) is list:  # what most are: they share all but their arguments
+                    if type(given) in (list, tuple):  # what most are: they share all but their arguments
                         command = template.like(given)
                         packed = packed_like(shared, command) if shared else command.packed("many")
                     else:

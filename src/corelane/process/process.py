@@ -383,7 +383,7 @@ class Process:
             lib.cl_process_signal_scope(self._core, _KILL)  # what belongs to another user is not ours to kill
         if not self._wait(0):
             self._reaped_later = True
-            dropped.waiting.append(_reaper(self._core, self._scope))  # it belongs to another user itself
+            dropped.waiting.append(_reaper(self._core, None))  # it belongs to another user itself
         lib.cl_process_take_terminal(self._core)
         self._close_scope()
 

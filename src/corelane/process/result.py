@@ -145,6 +145,8 @@ class Result:
             UnicodeDecodeError: it is not in that encoding.
         """
         if self.stdout is None:
+            if self.error is not None and not self._report[STATE]:
+                raise ValueError(f"there is no stdout, for there was no child: {self.error}")
             raise ValueError(f"the stdout of {self.args[0]!r} was not captured: run it with capture=True")
         option = self._command.option
         try:

@@ -110,11 +110,13 @@ def _lines(command: Command, source: Iterator[bytes], keepends: bool) -> Iterato
             last = whole.pop()
             if whole:
                 whole[0] = "".join([*pending, whole[0]])
-                if held + len(text) > most and (too_long := [n for n, line in enumerate(whole) if len(line) > most]):
-                    yield from whole[: too_long[0]]
+                # A line can only be too long where all of them together are.
+                too_long = [n for n, line in enumerate(whole) if len(line) > most] if held + len(text) > most else []
+                complete = whole[: too_long[0]] if too_long else whole
+                yield from [line + "\n" for line in complete] if keepends else complete
+                if too_long:
                     _refuse_line(command, most)
                 pending, held = [], 0
-                yield from [line + "\n" for line in whole] if keepends else whole
             pending.append(last)
             held += len(last)
             if held > most:
