@@ -171,7 +171,9 @@ class _Relay:
         if not waiting:
             self._bell.wait(seconds)
             return
-        number = min(waiting)
+        # SIGCONT first. A SIGCHLD may have come while we were stopping, for the stop that we had seen already; taken
+        # before the SIGCONT, it would find the child still stopped and stop us again, and that drops the SIGCONT.
+        number = Signals.SIGCONT if Signals.SIGCONT in waiting else min(waiting)
         if number == Signals.SIGTSTP:
             self._stop(self._stopping_signal())
             return
