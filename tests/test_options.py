@@ -89,6 +89,7 @@ FORMS = {
     "capture": [(True, True), (False, False)],
     "check": [(False, False), (True, True)],
     "timeout": [(0, 0.0), (1.5, 1.5), (1e300, 1e9), (float("inf"), 1e9)],
+    "retry": [(cl.Retry(2), cl.Retry(2))],
     "grace": [(2, 2.0)],
     "drain": [(0.25, 0.25)],
     "encoding": [("latin-1", "latin-1"), ("UTF-16", "UTF-16")],

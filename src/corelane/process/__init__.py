@@ -5,6 +5,7 @@ from corelane.process.many import run_many
 from corelane.process.process import Process
 from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File
 from corelane.process.result import Result, Usage
+from corelane.process.retry import Retry
 from corelane.process.shell import quote
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "File",
     "Process",
     "Result",
+    "Retry",
     "Usage",
     "quote",
     "read",

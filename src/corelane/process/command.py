@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Command", "read", "run"]
 
 # A Process has no engine behind it that would keep these.
-_ENGINE_ONLY = {"timeout", "grace", "drain", "max_output", "on_limit", "max_line", "tee_stdout", "tee_stderr"}
+_ENGINE_ONLY = {"timeout", "retry", "grace", "drain", "max_output", "on_limit", "max_line", "tee_stdout", "tee_stderr"}
 
 
 class Command:
@@ -69,6 +69,7 @@ class Command:
     The run:
         capture: True is PIPE for stdout and stderr, where not given. check: False: no error for a failed child.
         timeout: seconds; then the scope gets SIGKILL, or, with grace=seconds, SIGTERM first. Always raises.
+        retry: a Retry: what failed is tried again; each try has its own timeout.
         drain: seconds that pipes are read on after the child ended while others hold them (0.1).
         encoding ("utf-8"), errors ("strict"): for text.
         max_output: bytes of each captured stream; on_limit: "fail" (kill and raise), "truncate" or "kill".

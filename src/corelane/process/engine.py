@@ -80,8 +80,14 @@ def _forget_engines() -> None:
 os.register_at_fork(after_in_child=_forget_engines)
 
 
-def execute(command: Command) -> Result:
-    """Run `command` to its end; see `corelane.run` for what it returns and raises."""
+def execute(command: Command, tries: int = 0) -> Result:
+    """Run `command` to its end; see `corelane.run` for what it returns and raises.
+
+    Args:
+        tries: which try of its `retry` this is, from 1; 0: make as many as that says.
+    """
+    if tries == 0 and "retry" in command._options:
+        return _with_retries(command)
     if dropped.waiting:
         dropped.reap()
     packed = command.packed("run")
@@ -126,6 +132,24 @@ def execute(command: Command) -> Result:
         if failure is not None:
             raise failure
     return result
+
+
+def _with_retries(command: Command) -> Result:
+    retry = command.option("retry")
+    tries = 1
+    while True:
+        try:
+            result = execute(command, tries)
+        except ProcessError as error:
+            if not retry.is_for(error, tries):
+                if error.result is not None:
+                    error.result.tries = tries
+                raise
+        else:
+            result.tries = tries
+            return result
+        retry.timer.sleep(retry.pause(tries))
+        tries += 1
 
 
 def output_of(address: int, size: int) -> bytes:

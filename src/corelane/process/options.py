@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from corelane.process import redirect, values
+from corelane.process import redirect, retry, values
 from corelane.process.redirect import PIPE
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
@@ -65,6 +65,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "capture": values.flag,
     "check": values.flag,
     "timeout": values.seconds,
+    "retry": retry.option,
     "grace": values.seconds,
     "drain": values.seconds,
     "encoding": values.encoding,

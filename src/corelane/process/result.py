@@ -72,12 +72,14 @@ class Result:
         stdout, stderr: the bytes captured, or None where the stream was not captured.
         index: which one of `run_many`'s commands it belongs to, from 0; else None.
         error: what `run` would have raised, where nothing is raised; else None.
+        tries: how often it was run, with `retry`; this is the outcome of the last one.
     """
 
-    __slots__ = ("_command", "_raw", "error", "index", "stderr", "stdout")
+    __slots__ = ("_command", "_raw", "error", "index", "stderr", "stdout", "tries")
 
     error: Exception | None
     index: int | None
+    tries: int
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Result:
         self.stderr = stderr
         self.index = index
         self.error = None
+        self.tries = 1
 
     @property
     def _report(self) -> tuple[int, ...]:
@@ -213,7 +216,11 @@ class Result:
         given = getattr(self._command, "options_given", {})
         kept = {name: given.get(name) for name in ("encoding", "errors")}
         state = (self.args, kept, self._report, self.stdout, self.stderr, self.index)
-        return _restore, state, (None, {"error": self.error})  # apart: the error carries this result
+        return (
+            _restore,
+            state,
+            (None, {"error": self.error, "tries": self.tries}),
+        )  # apart: the error carries this result
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):

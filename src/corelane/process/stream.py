@@ -57,6 +57,8 @@ def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byte
         raise TypeError(f"size must be a number of bytes, not {size!r}")
     if size < 1:
         raise ValueError(f"size must be at least 1 byte, not {size}")
+    if command.option("retry") is not None:
+        raise ValueError(f"{command}: what has been yielded cannot be taken back, so a stream is not retried")
     if command.option("stderr") is PIPE:
         raise ValueError(
             f"{command}: nobody would read stderr=PIPE while stdout streams; use STDOUT, DEVNULL or a file"

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, Literal, Protocol, TypedDict
 
 from corelane.process.redirect import File, Redirection
+from corelane.process.retry import Retry
 
 __all__ = ["Options", "Path"]
 
@@ -65,6 +66,7 @@ class Options(TypedDict, total=False):
     capture: bool | None
     check: bool | None
     timeout: float | None
+    retry: Retry | None
     grace: float | None
     drain: float | None
     encoding: str | None
