@@ -4,6 +4,7 @@
  *     key       slot | generation | which descriptor: an event for a child that is gone finds another generation
  *     heap      the slots that have a timer, the next one on top
  *     done      a queue of slots whose result waits to be taken
+ *     stages    of a pipeline: a list that begins with its leader, the first that was started
  *
  * A flight (a child that has perhaps not exec'd yet) belongs to the run it was started for; it is looked at when the next
  * children are started, to use its memory again, and at the latest at the child's end. */
@@ -25,6 +26,7 @@ typedef struct slot {
     uint32_t generation;
     int32_t heap_at;
     int32_t next;      /* in the list of free ones, or of done ones, or of strays */
+    int32_t leader, next_stage; /* of the pipeline that it is a stage of, while it lives */
     slot_state state;
     int in_flight;
 } slot;
@@ -40,6 +42,9 @@ struct cl_batch {
     int32_t free_first, done_first, done_last, stray_first;
     int64_t live, done_count;
     uint64_t wakeups;
+    /* The pipeline of which not all stages were started: */
+    int building, is_broken, read_end; /* of the pipe from the last stage to the next one, or -1 */
+    int32_t leader;
     int has_poller;
     uint8_t scratch[CL__SCRATCH];
 };
@@ -51,7 +56,8 @@ int64_t cl_batch_new(cl_batch **out)
         return -ENOMEM;
     batch->poller.fd = batch->poller.timer = -1;
     batch->maker = (int)cl__sys_getpid();
-    batch->free_first = batch->done_first = batch->done_last = batch->stray_first = NOWHERE;
+    batch->read_end = -1;
+    batch->leader = batch->free_first = batch->done_first = batch->done_last = batch->stray_first = NOWHERE;
     *out = batch;
     return 0;
 }
@@ -107,6 +113,7 @@ static int64_t slot_take(cl_batch *batch)
     }
     batch->free_first = one->next;
     one->timer = INT64_MAX;
+    one->leader = one->next_stage = NOWHERE;
     one->state = LIVE;
     one->generation = (one->generation + 1) & ((1U << GENERATION_BITS) - 1);
     return at;
@@ -201,9 +208,39 @@ static int64_t next_timer(const cl_batch *batch)
 
 /* ---- one run's way ------------------------------------------------------------------------------------------------ */
 
+/* Out of the list. If it is the leader that goes, the others are no pipeline any more: their scope is gone. */
+static void leave_pipeline(cl_batch *batch, int32_t at)
+{
+    slot *one = &batch->slots[at];
+    int32_t leader = one->leader;
+    if (leader == NOWHERE)
+        return;
+    if (leader == at) {
+        for (int32_t stage = at, next; stage != NOWHERE; stage = next) {
+            slot *other = &batch->slots[stage];
+            next = other->next_stage;
+            other->leader = other->next_stage = NOWHERE;
+            other->run->leader = NULL;
+            cl__run_let_go(other->run, CL__HELD_BY_CHILDREN | CL__HELD_BY_RUNS);
+            if (stage != at) /* at once, for one that is done with that */
+                set_timer(batch, stage, other->run->phase == CL__DRAINING ? 0 : cl__run_timer(other->run));
+        }
+        if (batch->leader == at)
+            batch->leader = NOWHERE;
+        return;
+    }
+    int32_t before = leader;
+    while (batch->slots[before].next_stage != at)
+        before = batch->slots[before].next_stage;
+    batch->slots[before].next_stage = one->next_stage;
+    one->leader = one->next_stage = NOWHERE;
+    one->run->leader = NULL;
+}
+
 static void finish(cl_batch *batch, int32_t at, int64_t rc)
 {
     slot *one = &batch->slots[at];
+    leave_pipeline(batch, at);
     set_timer(batch, at, INT64_MAX);
     if (one->state == LIVE)
         batch->live--;
@@ -235,7 +272,7 @@ static void ended(cl_batch *batch, int32_t at)
 }
 
 /* What has become of a run: 1 when it is done, 0 when it goes on, -errno when it cannot. */
-static void judge(cl_batch *batch, int32_t at, int64_t rc)
+static void judge_alone(cl_batch *batch, int32_t at, int64_t rc)
 {
     if (rc == 1)
         ended(batch, at);
@@ -243,6 +280,71 @@ static void judge(cl_batch *batch, int32_t at, int64_t rc)
         give_up(batch, at, rc);
     else
         set_timer(batch, at, cl__run_timer(batch->slots[at].run));
+}
+
+/* One is killed, or could not exec: that ends them all. The deadline is the leader's, and passes for those that run. */
+static int is_killed(cl_batch *batch, slot *one)
+{
+    cl__process_settle(&one->run->process, &batch->flights);
+    return one->run->give_up_at >= 0 || one->run->process.child.error;
+}
+
+static void kill_stage(cl_batch *batch, int32_t at)
+{
+    cl_run *run = batch->slots[at].run;
+    if (run->phase != CL__RUNNING || run->give_up_at >= 0)
+        return;
+    cl__run_kill(run);
+    set_timer(batch, at, cl__run_timer(run));
+}
+
+/* All children have ended: now its own end counts, and the drain begins. */
+static void let_end(cl_batch *batch, int32_t at, int holds)
+{
+    slot *one = &batch->slots[at];
+    if (one->run->phase == CL__ENDED)
+        one->ended_in = batch->wakeups;
+    cl__run_let_go(one->run, holds);
+    judge_alone(batch, at, cl__run_finish(one->run));
+}
+
+static void pass_the_deadline(cl_batch *batch, int32_t leader)
+{
+    cl_run *first = batch->slots[leader].run;
+    if (!first->timed_out || first->deadline_is_passed)
+        return;
+    first->deadline_is_passed = 1;
+    for (int32_t at = leader; at != NOWHERE; at = batch->slots[at].next_stage)
+        batch->slots[at].run->timed_out = batch->slots[at].run->phase == CL__RUNNING;
+}
+
+/* Something has become of a stage: what that means for the others. */
+static void look_at_pipeline(cl_batch *batch, int32_t leader)
+{
+    int running = 0, killed = batch->leader == leader && batch->is_broken;
+    pass_the_deadline(batch, leader);
+    for (int32_t at = leader; at != NOWHERE; at = batch->slots[at].next_stage) {
+        running += batch->slots[at].run->phase == CL__RUNNING;
+        killed |= is_killed(batch, &batch->slots[at]);
+    }
+    for (int32_t at = killed ? leader : NOWHERE; at != NOWHERE; at = batch->slots[at].next_stage)
+        kill_stage(batch, at);
+    if (running || batch->leader == leader)
+        return;
+    for (int32_t at = batch->slots[leader].next_stage, next; at != NOWHERE; at = next) {
+        next = batch->slots[at].next_stage;
+        let_end(batch, at, CL__HELD_BY_CHILDREN);
+    }
+    int alone = batch->slots[leader].next_stage == NOWHERE;
+    let_end(batch, leader, alone ? CL__HELD_BY_CHILDREN | CL__HELD_BY_RUNS : CL__HELD_BY_CHILDREN);
+}
+
+static void judge(cl_batch *batch, int32_t at, int64_t rc)
+{
+    int32_t leader = batch->slots[at].leader;
+    judge_alone(batch, at, rc);
+    if (leader != NOWHERE && batch->slots[leader].leader == leader)
+        look_at_pipeline(batch, leader);
 }
 
 /* An event. No timer is looked at: the child's end may be the next event, and it came before its deadline. */
@@ -308,8 +410,107 @@ static int is_a_limit(int64_t rc)
     return rc == -EAGAIN || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
 }
 
-/* 1: started, or its failure is its result. -errno: a limit, and nothing was started. */
-static int64_t start_one(cl_batch *batch, cl_batch_item *item)
+static void close_read_end(cl_batch *batch)
+{
+    if (batch->read_end >= 0)
+        cl__sys_close(batch->read_end);
+    batch->read_end = -1;
+}
+
+/* A pipe to the next stage: both ends, or -1 where the item joins nothing. */
+static int64_t open_joint(const cl_batch_item *item, int ends[2])
+{
+    ends[0] = ends[1] = -1;
+    int64_t rc = item->joins ? cl__sys_pipe(ends) : 0;
+    if (rc < 0)
+        return rc;
+    int64_t first = cl__lift(&ends[0]), second = cl__lift(&ends[1]);
+    if (first >= 0 && second >= 0)
+        return 0;
+    for (int i = 0; i < 2; i++)
+        if (ends[i] >= 0)
+            cl__sys_close(ends[i]);
+    return first < 0 ? first : second;
+}
+
+/* The caller's own stage. */
+static int64_t hand_out(cl_batch *batch, cl_batch_item *item)
+{
+    int ends[2];
+    int64_t rc = batch->is_broken ? 0 : open_joint(item, ends);
+    item->stage = CL_STAGE_PIPE;
+    if (rc < 0)
+        return rc;
+    item->slot = item->fd[0] = item->fd[1] = -1;
+    if (batch->is_broken)
+        return 1;
+    item->fd[0] = batch->read_end;
+    item->fd[1] = ends[1];
+    batch->read_end = ends[0];
+    return 1;
+}
+
+/* Into the list, at its end, before anything can become of it. */
+static void join_pipeline(cl_batch *batch, int32_t at)
+{
+    slot *one = &batch->slots[at];
+    if (batch->leader == NOWHERE)
+        batch->leader = at;
+    one->leader = batch->leader;
+    one->run->leader = batch->slots[one->leader].run;
+    one->run->held = CL__HELD_BY_CHILDREN | (one->leader == at ? CL__HELD_BY_RUNS : 0);
+    one->run->deadline_is_passed = 0;
+    if (one->leader == at)
+        return;
+    one->run->deadline = -1;
+    int32_t last = one->leader;
+    while (batch->slots[last].next_stage != NOWHERE)
+        last = batch->slots[last].next_stage;
+    batch->slots[last].next_stage = at;
+}
+
+static int64_t refuse(cl_batch *batch, int32_t at, int error)
+{
+    cl_run *run = batch->slots[at].run;
+    cl__process_reset(&run->process);
+    run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1},
+                                       .stage = CL_STAGE_PREPARE, .error = error};
+    batch->live++;
+    finish(batch, at, -error);
+    return 1;
+}
+
+/* Between its neighbours' pipes, where it has any. */
+static int64_t begin(cl_batch *batch, cl_run *run, const cl_batch_item *item)
+{
+    int ends[2];
+    cl_launch launch = *item->launch;
+    cl__among among = {.flights = &batch->flights};
+    if (batch->building && batch->leader != NOWHERE)
+        among.leader = &batch->slots[batch->leader].run->process.child;
+    int64_t rc = open_joint(item, ends);
+    if (rc < 0) {
+        run->process.child.stage = CL_STAGE_PIPE;
+        return rc;
+    }
+    if (batch->read_end >= 0)
+        launch.stream[0] = (cl_stream){.kind = CL_IO_FD, .fd = batch->read_end};
+    if (ends[1] >= 0)
+        launch.stream[1] = (cl_stream){.kind = CL_IO_FD, .fd = ends[1]};
+    rc = cl__run_begin(run, item->command, &launch, item->options, item->snapshot, &among);
+    if (ends[1] >= 0)
+        cl__sys_close(ends[1]);
+    if (is_a_limit(rc)) {
+        if (ends[0] >= 0)
+            cl__sys_close(ends[0]);
+        return rc;
+    }
+    close_read_end(batch);
+    batch->read_end = ends[0];
+    return rc;
+}
+
+static int64_t start_child(cl_batch *batch, cl_batch_item *item)
 {
     int64_t at = slot_take(batch);
     item->stage = CL_STAGE_PREPARE;
@@ -318,15 +519,12 @@ static int64_t start_one(cl_batch *batch, cl_batch_item *item)
     slot *one = &batch->slots[at];
     one->tag = item->tag;
     item->slot = at;
-    if (item->options->tee[0] >= 0 || item->options->tee[1] >= 0) { /* nobody here watches them */
-        one->run->process.child.stage = CL_STAGE_PREPARE;
-        one->run->process.child.error = EINVAL;
-        batch->live++;
-        finish(batch, (int32_t)at, -EINVAL);
-        return 1;
-    }
+    if (batch->is_broken)
+        return refuse(batch, (int32_t)at, ECANCELED);
+    if (item->options->tee[0] >= 0 || item->options->tee[1] >= 0) /* nobody here watches them */
+        return refuse(batch, (int32_t)at, EINVAL);
     one->ended_in = batch->wakeups;
-    int64_t rc = cl__run_begin(one->run, item->command, item->launch, item->options, item->snapshot, &batch->flights);
+    int64_t rc = begin(batch, one->run, item);
     if (is_a_limit(rc)) {
         item->stage = one->run->process.child.stage;
         slot_give(batch, (int32_t)at);
@@ -334,19 +532,61 @@ static int64_t start_one(cl_batch *batch, cl_batch_item *item)
     }
     batch->live++;
     if (rc < 0) {
+        batch->is_broken = batch->building;
         finish(batch, (int32_t)at, rc);
         return 1;
     }
+    if (batch->building)
+        join_pipeline(batch, (int32_t)at);
     if (one->run->process.child.flight && !one->in_flight) {
         one->in_flight = 1;
         batch->flying[batch->flying_count++] = (int32_t)at;
     }
     rc = cl__run_watch(one->run, &batch->poller, key_of(batch, (int32_t)at));
-    if (rc < 0)
-        give_up(batch, (int32_t)at, rc);
-    else
-        set_timer(batch, (int32_t)at, cl__run_timer(one->run));
+    batch->is_broken |= batch->building && rc < 0;
+    judge_alone(batch, (int32_t)at, rc);
     return 1;
+}
+
+/* No more stages come: what has become of those that there are may be acted on. */
+static void end_building(cl_batch *batch)
+{
+    int32_t leader = batch->leader;
+    if (leader != NOWHERE && batch->is_broken)
+        look_at_pipeline(batch, leader);
+    close_read_end(batch);
+    batch->leader = NOWHERE;
+    batch->building = batch->is_broken = 0;
+    if (leader != NOWHERE && batch->slots[leader].leader == leader)
+        look_at_pipeline(batch, leader);
+}
+
+/* 1: started, or its failure is its result. -errno: a limit, and nothing was started. */
+static int64_t start_one(cl_batch *batch, cl_batch_item *item)
+{
+    int was_building = batch->building;
+    batch->building |= item->more > 0;
+    int64_t rc = item->command ? start_child(batch, item) : hand_out(batch, item);
+    if (rc < 0) {
+        batch->building = was_building;
+        item->error = -rc;
+    }
+    if (rc < 0 || !batch->building)
+        return rc;
+    if (batch->is_broken && batch->leader != NOWHERE)
+        look_at_pipeline(batch, batch->leader);
+    if (item->more <= 0)
+        end_building(batch);
+    return rc;
+}
+
+int64_t cl_batch_break(cl_batch *batch)
+{
+    if (!is_ours(batch))
+        return -EPERM;
+    batch->is_broken = 1;
+    end_building(batch);
+    return 0;
 }
 
 typedef struct start_request {
@@ -372,8 +612,8 @@ int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count)
         return -EPERM;
     int64_t rc = open_poller(batch);
     if (rc < 0) {
-        for (int64_t i = 0; i < count; i++)
-            items[i].stage = CL_STAGE_PREPARE;
+        items[0].stage = CL_STAGE_PREPARE;
+        items[0].error = -rc;
         return batch->live ? 0 : rc;
     }
     look_at_flights(batch);
@@ -381,8 +621,9 @@ int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count)
     start_request request = {batch, items, count};
     /* The death signal follows the thread that clones: one trip to the thread that stays, rather than one for each. */
     for (int64_t i = 0; i < count; i++)
-        if ((items[i].command->options & CL_OPT_DEATH_SIGNAL) && !cl__sys_is_main_thread(batch->maker)) {
+        if (items[i].command && (items[i].command->options & CL_OPT_DEATH_SIGNAL) && !cl__sys_is_main_thread(batch->maker)) {
             items[0].stage = CL_STAGE_CLONE; /* of that thread, if there is no room for it */
+            items[0].error = EAGAIN;
             rc = cl__on_spawner(start_all, &request);
             return rc < 0 && batch->live ? 0 : rc;
         }
@@ -479,7 +720,7 @@ int64_t cl_batch_kill(cl_batch *batch, int64_t at, int64_t tag)
     if (at < 0 || (size_t)at >= batch->slot_count || batch->slots[at].state != LIVE || batch->slots[at].tag != tag)
         return -ESRCH;
     cl__run_kill(batch->slots[at].run);
-    set_timer(batch, (int32_t)at, cl__run_timer(batch->slots[at].run));
+    judge(batch, (int32_t)at, 0);
     return 0;
 }
 
@@ -490,6 +731,9 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
     int64_t now = cl__sys_now(), left = 0;
     int64_t until = at_most_ns > INT64_MAX - now ? INT64_MAX : now + at_most_ns;
     int32_t strays = NOWHERE;
+    close_read_end(batch);
+    batch->leader = NOWHERE;
+    batch->building = batch->is_broken = 0;
     for (size_t i = 0; i < batch->slot_count; i++)
         if (batch->slots[i].run)
             cl__run_kill(batch->slots[i].run); /* all of them first, so that they die side by side */
@@ -498,6 +742,7 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
         if (!one->run || one->state == FREE)
             continue;
         if (one->state == LIVE) {
+            leave_pipeline(batch, (int32_t)i);
             set_timer(batch, (int32_t)i, INT64_MAX);
             batch->live--;
         }

@@ -59,7 +59,7 @@ int64_t cl__sys_getpid(void);
 int64_t cl__sys_getppid(void);
 int64_t cl__sys_is_main_thread(int pid);               /* of the process with that pid, which is ours */
 int64_t cl__sys_setsid(void);
-int64_t cl__sys_setpgid(int group);
+int64_t cl__sys_setpgid(int pid, int group);
 int64_t cl__sys_set_terminal(int fd);                  /* TIOCSCTTY */
 int64_t cl__sys_get_foreground(int fd);
 int cl__sys_is_slave_terminal(int fd);                 /* opening it once more gives the same terminal */
@@ -106,6 +106,8 @@ typedef struct cl__move {
 } cl__move;
 
 enum { CL__SOURCE_NULL = -2, CL__SOURCE_STDOUT = -3 };
+/* SOFT: where that group is no more, one of the child's own. */
+enum { CL__GROUP_OURS = 0, CL__GROUP_SET = 1, CL__GROUP_SOFT = 2 };
 
 typedef struct cl__job {
     const cl_command *command;
@@ -114,7 +116,7 @@ typedef struct cl__job {
     cl__move *moves;          /* sorted by target; the child rewrites the sources that it has to lift */
     size_t move_count;
     int64_t contained;        /* CL_CONTAIN_*, decided */
-    int own_group;            /* setpgid(0, process_group) */
+    int own_group;            /* CL__GROUP_*: setpgid(0, process_group) */
     int process_group;
     int parent;               /* the pid that must still be our parent */
     int cgroup_fd;            /* to be joined by the child, or -1 */
@@ -202,11 +204,16 @@ void cl__report_await(int socket, int pid, cl__job *job);    /* the parent's */
 typedef struct cl__spawned {
     int pid, parent, pidfd, strategy, stage, error;
     int64_t contained;
+    int leads;          /* the group of its number is its own */
     int parent_pipe[3];
     cl__flight *flight; /* not exec'd yet, as far as is known; else NULL */
 } cl__spawned;
-/* `flights`: where that can be, do not wait until the child has exec'd; NULL: do. */
-int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__flights *flights,
+/* What a spawn is a part of; all NULL: of nothing. */
+typedef struct cl__among {
+    cl__flights *flights;      /* where that can be, do not wait until the child has exec'd */
+    const cl__spawned *leader; /* of its pipeline, and not reaped: the child goes where that is */
+} cl__among;
+int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, const cl__among *among,
                   cl__spawned *out);
 
 /* ---- exit_*.c: learning that a child has ended -------------------------------------------------------------------- */
@@ -256,12 +263,13 @@ struct cl_process {
 
 void cl__process_init(cl_process *process);
 int64_t cl__process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
-                          const cl_environ *snapshot, cl__flights *flights);
+                          const cl_environ *snapshot, const cl__among *among);
 int64_t cl__process_settle(cl_process *process, cl__flights *flights); /* 1: it is known whether it has exec'd */
 void cl__process_close(cl_process *process); /* its descriptors; what is known of the child stays */
 void cl__process_reset(cl_process *process); /* the same, and ready for another child */
 int64_t cl__process_reap(cl_process *process);
 int64_t cl__process_signal_scope(cl_process *process, int signal); /* of a child that is known to be ours */
+int64_t cl__process_signal(cl_process *process, int signal);       /* likewise, and it is not reaped if it has ended */
 int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; does not reap */
 
 /* ---- poller_*.c: waiting for many descriptors ---------------------------------------------------------------------- */
@@ -299,7 +307,8 @@ void cl__buffer_trim(cl__buffer *buffer, size_t keep);                   /* forg
 
 /* ---- run.c, for batch.c ------------------------------------------------------------------------------------------- */
 
-typedef enum cl__phase { CL__IDLE, CL__RUNNING, CL__DRAINING, CL__DONE } cl__phase;
+/* ENDED: the child has, others of its pipeline have not. */
+typedef enum cl__phase { CL__IDLE, CL__RUNNING, CL__ENDED, CL__DRAINING, CL__DONE } cl__phase;
 
 typedef struct cl__drained {
     int fd;           /* -1: at end of file, or never a pipe */
@@ -327,17 +336,23 @@ struct cl_run {
     int64_t grace_ns, drain_ns;
     int kill_refused; /* the child runs as somebody else (sudo): it will not end for us */
     int timed_out, limit_hit, pipes_left_open, tee_error, killed_leftovers;
+    struct cl_run *leader; /* of the pipeline that it is a stage of, perhaps itself; else NULL. Its scope is this one's */
+    int deadline_is_passed; /* of a leader: those that ran at its deadline know */
+    int held;           /* CL__HELD_*: by the others of its pipeline */
     cl__poller *poller; /* what watches its descriptors, or NULL: the step does */
     uint8_t *scratch;   /* CL__SCRATCH bytes to read to, or NULL */
 };
 
 enum { CL__SCRATCH = 65536 };
+/* BY_CHILDREN: some still run, so its own child's end begins no drain. BY_RUNS: the leader, by those that are not done. */
+enum { CL__HELD_BY_CHILDREN = 1, CL__HELD_BY_RUNS = 2 };
 enum { CL__READY_EXIT = 0, CL__READY_IN = 1, CL__READY_OUT = 2, CL__READY_ERR = 3 }; /* the low bits of a key */
 
 int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
-                      const cl_environ *snapshot, cl__flights *flights);
+                      const cl_environ *snapshot, const cl__among *among);
 int64_t cl__run_watch(cl_run *run, cl__poller *poller, uint64_t key);
 int64_t cl__run_ready(cl_run *run, int which, int hup);
+void cl__run_let_go(cl_run *run, int holds); /* it is held by these no more */
 int64_t cl__run_finish(cl_run *run); /* 1: all is done. Looks at no timer: what is ready has come before what is late */
 /* What time has brought. `has_looked`: the pipes were asked once since the child's end was known. 1: all is done. */
 int64_t cl__run_advance(cl_run *run, int64_t now, int has_looked);

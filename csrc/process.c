@@ -81,7 +81,7 @@ static int64_t hold_cgroup(cl_process *process, int dir)
 }
 
 int64_t cl__process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
-                          const cl_environ *snapshot, cl__flights *flights)
+                          const cl_environ *snapshot, const cl__among *among)
 {
     if (process->child.pid > 0)
         return -EBUSY;
@@ -93,8 +93,9 @@ int64_t cl__process_spawn(cl_process *process, const cl_command *command, const 
             return rc;
         }
     }
+    process->ended_ns = 0;
     process->started_ns = cl__sys_now();
-    int64_t pid = cl__spawn(command, launch, snapshot, flights, &process->child);
+    int64_t pid = cl__spawn(command, launch, snapshot, among, &process->child);
     if (pid < 0) {
         cl__process_close(process);
         return pid;
@@ -108,7 +109,7 @@ int64_t cl__process_spawn(cl_process *process, const cl_command *command, const 
 int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
                          const cl_environ *snapshot)
 {
-    return cl__process_spawn(process, command, launch, snapshot, NULL);
+    return cl__process_spawn(process, command, launch, snapshot, &(cl__among){0});
 }
 
 int64_t cl__process_settle(cl_process *process, cl__flights *flights)
@@ -133,7 +134,8 @@ static int64_t reap_locked(cl_process *process)
     int64_t rc = cl__watch_look(process->child.pid, process->child.pidfd, 1, &process->exit);
     if (rc != 1)
         return rc;
-    process->ended_ns = cl__sys_now();
+    if (!process->ended_ns)
+        process->ended_ns = cl__sys_now();
     process->reaped = 1;
     return 1;
 }
@@ -224,6 +226,14 @@ int64_t cl_process_signal(cl_process *process, int32_t signal)
     /* Learn of the end first: a zombie takes signals and drops them, and the caller should hear ESRCH. */
     int64_t rc = reap_locked(process);
     rc = rc < 0 ? rc : signal_leader(process, signal);
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+int64_t cl__process_signal(cl_process *process, int signal)
+{
+    pthread_mutex_lock(&process->lock);
+    int64_t rc = signal_leader(process, signal);
     pthread_mutex_unlock(&process->lock);
     return rc;
 }

@@ -4,7 +4,8 @@
  * returns at a signal with everything kept, so that Ctrl-C works and the run can still go on, or be aborted.
  *
  *     phase      until                                  then
- *     RUNNING    the child has ended                    DRAINING
+ *     RUNNING    the child has ended                    DRAINING, or ENDED
+ *     ENDED      the other stages' children have, too   DRAINING
  *     DRAINING   all pipes at end of file, or drain_ns  kill what is left of the scope; reap; DONE
  *
  * Timers: the deadline (TERM, or KILL if there is no grace), the end of the grace (KILL), the end of the drain. */
@@ -71,11 +72,22 @@ static void close_pipes(cl_run *run)
     drop(run, &run->out[1].fd);
 }
 
+static int has_child(const cl_run *run)
+{
+    return run->phase == CL__RUNNING || run->phase == CL__ENDED || run->phase == CL__DRAINING;
+}
+
+/* Whose scope this run's is: the leader of a pipeline is reaped last, so its group's number is its own. */
+static cl_process *scope_of(cl_run *run)
+{
+    return run->leader ? &run->leader->process : &run->process;
+}
+
 void cl_run_free(cl_run *run)
 {
     if (!run)
         return;
-    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
+    if (has_child(run))
         cl_run_abort(run, CL__NS_PER_S);
     close_pipes(run);
     cl__process_reset(&run->process);
@@ -218,13 +230,15 @@ static int64_t check_tees(const cl_run_options *options)
 }
 
 int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
-                      const cl_environ *snapshot, cl__flights *flights)
+                      const cl_environ *snapshot, const cl__among *among)
 {
-    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
+    if (has_child(run))
         return -EBUSY;
     cl__process_reset(&run->process);
     run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
     run->phase = CL__IDLE;
+    run->leader = NULL;
+    run->held = 0;
     int stage = CL_STAGE_DESCRIPTORS;
     int64_t rc = check_tees(options);
     if (rc == 0) {
@@ -236,7 +250,7 @@ int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *l
         run->process.child.error = (int)-rc;
         return rc;
     }
-    rc = cl__process_spawn(&run->process, command, launch, snapshot, flights);
+    rc = cl__process_spawn(&run->process, command, launch, snapshot, among);
     if (rc < 0)
         return rc;
     run->phase = CL__RUNNING;
@@ -257,7 +271,7 @@ int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *l
 int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
                      const cl_environ *snapshot, int64_t at_most_ns)
 {
-    int64_t rc = cl__run_begin(run, command, launch, options, snapshot, NULL);
+    int64_t rc = cl__run_begin(run, command, launch, options, snapshot, &(cl__among){0});
     return rc < 0 ? rc : cl_run_step(run, at_most_ns);
 }
 
@@ -265,8 +279,8 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
 
 static void kill_scope(cl_run *run)
 {
-    cl_process_signal_scope(&run->process, SIGKILL);
-    run->kill_refused = cl_process_signal(&run->process, SIGKILL) == -EPERM; /* by itself, should it have left its group */
+    cl_process_signal_scope(scope_of(run), SIGKILL);
+    run->kill_refused = cl__process_signal(&run->process, SIGKILL) == -EPERM; /* by itself, should it have left its group */
     if (run->give_up_at < 0) /* refused, it may still be dying of the first signal, which went to all of its group */
         run->give_up_at = from_now(run->kill_refused ? REFUSED_NS : GIVE_UP_NS);
 }
@@ -412,8 +426,8 @@ static void fire_timers(cl_run *run, int64_t now, int has_looked)
         run->deadline = -1;
         run->timed_out = 1;
         if (run->grace_ns > 0) {
-            cl_process_signal_scope(&run->process, SIGTERM);
-            cl_process_signal_scope(&run->process, SIGCONT); /* a stopped child could not take the hint */
+            cl_process_signal_scope(scope_of(run), SIGTERM);
+            cl_process_signal_scope(scope_of(run), SIGCONT); /* a stopped child could not take the hint */
             run->kill_at = from_now(run->grace_ns);
         } else {
             kill_scope(run);
@@ -486,25 +500,43 @@ static int64_t serve_pipes(cl_run *run, const waited *set)
     return rc;
 }
 
-static void child_ended(cl_run *run)
+static void begin_drain(cl_run *run)
 {
     run->phase = CL__DRAINING;
-    run->kill_at = run->look_at = -1;
+    run->kill_at = -1;
     if (run->timed_out)
         give_up_tees(run, ETIMEDOUT);
     if (run->out[0].tee < 0 && run->out[1].tee < 0)
         run->deadline = -1; /* it made it; the drain has a bound of its own, and only a tee's reader has not */
     run->drain_until = from_now(run->drain_ns);
     run->out[0].teeing_since = run->out[1].teeing_since = cl__sys_now();
+}
+
+static void child_ended(cl_run *run)
+{
+    run->look_at = -1;
     drop(run, &run->in);
     if (run->poller && run->process.watch >= 0)
         cl__poller_remove(run->poller, run->process.watch);
+    if (run->held & CL__HELD_BY_CHILDREN) {
+        run->phase = CL__ENDED; /* what holds its pipes may be a part of what still runs */
+        run->process.ended_ns = cl__sys_now();
+    } else {
+        begin_drain(run);
+    }
+}
+
+void cl__run_let_go(cl_run *run, int holds)
+{
+    run->held &= ~holds;
+    if (run->phase == CL__ENDED && !(run->held & CL__HELD_BY_CHILDREN))
+        begin_drain(run);
 }
 
 /* What the child left behind is killed while the unreaped leader still holds the group's number; then it is reaped. */
 static int64_t finish(cl_run *run)
 {
-    if (run->process.child.contained != CL_CONTAIN_NONE)
+    if (run->process.child.contained != CL_CONTAIN_NONE && (!run->leader || run->leader == run))
         cl__process_signal_scope(&run->process, SIGKILL);
     int64_t rc = cl__process_reap(&run->process);
     if (rc != 1)
@@ -601,7 +633,7 @@ int64_t cl__run_ready(cl_run *run, int which, int hup)
 
 int64_t cl__run_finish(cl_run *run)
 {
-    if (run->phase != CL__DRAINING || !pipes_are_done(run))
+    if (run->phase != CL__DRAINING || !pipes_are_done(run) || run->held)
         return 0;
     int64_t rc = finish(run);
     if (rc == 0)
@@ -630,13 +662,13 @@ int64_t cl__run_timer(const cl_run *run)
 
 void cl__run_kill(cl_run *run)
 {
-    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
+    if (has_child(run))
         kill_scope(run);
 }
 
 int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
 {
-    if (run->phase != CL__RUNNING && run->phase != CL__DRAINING)
+    if (!has_child(run))
         return 1;
     kill_scope(run);
     close_pipes(run);
@@ -656,7 +688,7 @@ int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
 
 int64_t cl_run_forget(cl_run *run)
 {
-    if (run->phase == CL__RUNNING || run->phase == CL__DRAINING)
+    if (has_child(run))
         return -EBUSY;
     for (int i = 0; i < 2; i++)
         cl__buffer_trim(&run->out[i].kept, KEEP_BUFFER);

@@ -25,15 +25,22 @@ static int stdin_is_our_terminal(const cl_launch *launch)
 }
 
 /* A child in a group of its own that reads our terminal is stopped by SIGTTIN, so AUTO leaves it in ours then. */
-static void decide_groups(cl__job *job, const cl_launch *launch)
+static void decide_groups(cl__job *job, const cl_launch *launch, const cl__spawned *leader)
 {
     const cl_command *command = job->command;
+    if (leader) {
+        /* It is not reaped, but where SIGCHLD is ignored, or somebody waits for all, it may be gone with its group. */
+        job->own_group = leader->leads ? CL__GROUP_SOFT : CL__GROUP_OURS;
+        job->process_group = leader->leads ? leader->pid : 0;
+        job->contained = leader->contained;
+        return;
+    }
     int joins_another = (command->options & CL_OPT_PROCESS_GROUP) && command->process_group != 0;
     int leads = (command->options & (CL_OPT_NEW_SESSION | CL_OPT_FOREGROUND)) != 0 ||
                 ((command->options & CL_OPT_PROCESS_GROUP) && command->process_group == 0);
     if (!leads && !joins_another && command->contain != CL_CONTAIN_NONE)
         leads = command->contain == CL_CONTAIN_GROUP || !stdin_is_our_terminal(launch);
-    job->own_group = leads || joins_another;
+    job->own_group = leads || joins_another ? CL__GROUP_SET : CL__GROUP_OURS;
     job->process_group = joins_another ? command->process_group : 0;
     if (command->contain == CL_CONTAIN_CGROUP)
         job->contained = CL_CONTAIN_CGROUP;
@@ -61,7 +68,8 @@ static void fill_moves(cl__job *job, const cl__stdio *io)
         qsort(job->moves, job->move_count, sizeof *move, by_target);
 }
 
-static int64_t prepare(attempt *try, const cl_launch *launch, const cl__stdio *io, const cl_environ *snapshot)
+static int64_t prepare(attempt *try, const cl_launch *launch, const cl__stdio *io, const cl_environ *snapshot,
+                       const cl__spawned *leader)
 {
     cl__job *job = &try->job;
     const cl_command *command = job->command;
@@ -83,7 +91,7 @@ static int64_t prepare(attempt *try, const cl_launch *launch, const cl__stdio *i
     job->moves = try->memory;
     cl__paths_build(program, job->env, (char *)try->memory + moves, paths, &job->paths);
     fill_moves(job, io);
-    decide_groups(job, launch);
+    decide_groups(job, launch, leader);
     job->parent = (int)cl__sys_getpid();
     job->report_fd = job->cgroup_fd = -1;
     try->cgroup_fd = launch->cgroup_fd;
@@ -140,6 +148,11 @@ static void reap_failed(int64_t pid, int *pidfd)
     *pidfd = -1;
 }
 
+static int leads(const cl__job *job)
+{
+    return job->own_group && !job->process_group;
+}
+
 /* Without being held, if that is wanted and can be. */
 static int64_t start_at_best(attempt *try, cl__flights *flights)
 {
@@ -152,6 +165,9 @@ static int64_t start_at_best(attempt *try, cl__flights *flights)
     rc = start_where_it_may_live(try);
     if (rc > 0) {
         try->strategy = CL_STRATEGY_FLIGHT;
+        /* It does that itself, but perhaps later than the next stage of its pipeline would join the group. */
+        if (leads(&try->job) && !(try->job.command->options & CL_OPT_NEW_SESSION))
+            cl__sys_setpgid((int)rc, (int)rc);
         return rc;
     }
     cl__flight_free(flights, try->flight);
@@ -187,6 +203,7 @@ static int64_t spawn_prepared(attempt *try, cl__flights *flights, cl__spawned *o
     out->pidfd = try->pidfd;
     out->strategy = try->strategy;
     out->contained = try->job.contained;
+    out->leads = leads(&try->job);
     out->flight = try->flight;
     return pid;
 }
@@ -210,7 +227,7 @@ static int64_t failed_at(cl__spawned *out, int stage, int64_t rc)
     return rc;
 }
 
-int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, cl__flights *flights,
+int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_environ *snapshot, const cl__among *among,
                   cl__spawned *out)
 {
     cl__stdio io;
@@ -222,11 +239,11 @@ int64_t cl__spawn(const cl_command *command, const cl_launch *launch, const cl_e
     rc = cl__stdio_open(&io, launch);
     if (rc < 0)
         return failed_at(out, CL_STAGE_PIPE, rc);
-    rc = prepare(&try, launch, &io, snapshot);
+    rc = prepare(&try, launch, &io, snapshot, among->leader);
     if (rc < 0)
         try.job.stage = CL_STAGE_PREPARE;
     else
-        rc = spawn_prepared(&try, flights, out);
+        rc = spawn_prepared(&try, among->flights, out);
     free(try.memory);
     free(try.changed_env);
     cl__stdio_close_child(&io);

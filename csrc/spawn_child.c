@@ -42,13 +42,19 @@ CL__CHILD static void clear_handlers(cl__job *job)
         cl__sys_signal_reset_if_caught(s); /* EINVAL for numbers the platform lacks: nothing to reset */
 }
 
+CL__CHILD static int64_t enter_group(const cl__job *job)
+{
+    int64_t rc = cl__sys_setpgid(0, job->process_group);
+    return rc < 0 && job->own_group == CL__GROUP_SOFT ? cl__sys_setpgid(0, 0) : rc;
+}
+
 CL__CHILD static void place_in_groups(cl__job *job)
 {
     const cl_command *command = job->command;
     if (has(job, CL_OPT_NEW_SESSION))
         TRY(CL_STAGE_SESSION, cl__sys_setsid());
     else if (job->own_group)
-        TRY(CL_STAGE_GROUP, cl__sys_setpgid(job->process_group));
+        TRY(CL_STAGE_GROUP, enter_group(job));
     if (has(job, CL_OPT_TERMINAL))
         TRY(CL_STAGE_TERMINAL, cl__sys_set_terminal(command->terminal_fd));
     if (has(job, CL_OPT_FOREGROUND)) {

@@ -174,6 +174,15 @@ static int failed_stage(const cl__job *job, int64_t error)
     return error == -EAGAIN || error == -ENOMEM ? CL_STAGE_CLONE : CL_STAGE_EXEC;
 }
 
+static int64_t spawn_in_group(posix_request *request, cl__job *job)
+{
+    int64_t rc = spawn_first(request, job);
+    if (job->own_group != CL__GROUP_SOFT || (rc != -EPERM && rc != -ESRCH))
+        return rc;
+    posix_spawnattr_setpgroup(&request->attributes, 0);
+    return spawn_first(request, job);
+}
+
 static int64_t run_request(posix_request *request, cl__job *job)
 {
     int report[2] = {-1, -1};
@@ -185,7 +194,7 @@ static int64_t run_request(posix_request *request, cl__job *job)
         job->stage = CL_STAGE_DESCRIPTORS;
     else if (tramp)
         rc = spawn_trampoline(request, job);
-    else if ((rc = spawn_first(request, job)) < 0)
+    else if ((rc = spawn_in_group(request, job)) < 0)
         job->stage = failed_stage(job, rc);
     for (size_t i = 0; i < request->lifted_count; i++)
         cl__sys_close(request->lifted[i]);

@@ -146,9 +146,9 @@ int64_t cl__sys_setsid(void)
     return result_of(setsid());
 }
 
-int64_t cl__sys_setpgid(int group)
+int64_t cl__sys_setpgid(int pid, int group)
 {
-    return result_of(setpgid(0, group));
+    return result_of(setpgid(pid, group));
 }
 
 int64_t cl__sys_set_terminal(int fd)

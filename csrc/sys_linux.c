@@ -227,9 +227,9 @@ CL__CHILD int64_t cl__sys_setsid(void)
     return CALL(__NR_setsid, 0, 0, 0, 0);
 }
 
-CL__CHILD int64_t cl__sys_setpgid(int group)
+CL__CHILD int64_t cl__sys_setpgid(int pid, int group)
 {
-    return CALL(__NR_setpgid, 0, group, 0, 0);
+    return CALL(__NR_setpgid, pid, group, 0, 0);
 }
 
 CL__CHILD int64_t cl__sys_set_terminal(int fd)

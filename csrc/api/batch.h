@@ -9,8 +9,11 @@ typedef struct cl_batch_item {
     const cl_run_options *options;
     const cl_environ *snapshot;
     int64_t tag;             /* comes back with the result */
-    int64_t slot;            /* out: where it lives, for cl_batch_kill */
-    int64_t stage;           /* out: of the one that met a limit */
+    int64_t slot;            /* out: where it lives, for cl_batch_kill; -1: nowhere */
+    int64_t stage, error;    /* out: of the one that met a limit, CL_STAGE_* and errno */
+    int64_t more;            /* how many further items are stages of the same pipeline */
+    int64_t joins;           /* what it writes to stdout is what the next item reads from stdin */
+    int64_t fd[2];           /* out, with command NULL: the caller's to read from and to write to, or -1 */
 } cl_batch_item;
 
 typedef struct cl_batch_done {
@@ -33,6 +36,12 @@ void cl_batch_free(cl_batch *batch);
  * child from being started is its result. -EPERM in a process that did not make the engine; -errno of the limit, with none
  * started, where nothing lives.
  *
+ * Stages of a pipeline follow each other, in as many calls as that takes: `more` counts down to 0. They have one scope, that
+ * of the first, and end together: while one runs, none is reaped, and no leftover is killed. When one is killed, or
+ * cannot be started, the others are killed too, and those that come later are not started (ECANCELED at
+ * CL_STAGE_PREPARE). A stage without a command is the caller's own: it gets the descriptors, has no result, and must close
+ * them.
+ *
  * Nobody waits for an exec: where that can be (see flight_linux.c), this returns while children are still on their way,
  * with copies of all they need, and an exec that fails is a result that comes later.
  * Blocks: no longer than the clones take. Threads: caller locks. */
@@ -43,6 +52,10 @@ int64_t cl_batch_start(cl_batch *batch, cl_batch_item *items, int64_t count);
  * Blocks: yes. Threads: caller locks. */
 int64_t cl_batch_step(cl_batch *batch, int64_t at_most_ns);
 
+/* The pipeline whose next stage has met a limit gets no more of them: those it has are killed, and have results.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_batch_break(cl_batch *batch);
+
 /* Take results that wait, in the order in which they came. Returns how many.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_take(cl_batch *batch, cl_batch_done *out, int64_t most);
@@ -51,7 +64,8 @@ int64_t cl_batch_take(cl_batch *batch, cl_batch_done *out, int64_t most);
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_release(cl_batch *batch, const int64_t *slots, int64_t count);
 
-/* Kill the scope of one that lives, by its slot and tag; its result comes as always. -ESRCH: it lives no more.
+/* Kill the scope of one that lives, and all other stages of its pipeline, by its slot and tag; its result comes as always.
+ * -ESRCH: it lives no more.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_kill(cl_batch *batch, int64_t slot, int64_t tag);
 

@@ -46,6 +46,10 @@ typedef struct cl_opened {
  * Blocks: as open(2). Threads: caller locks. */
 int64_t cl_opened_open(cl_opened *opened, int32_t directory, const char *path, int32_t flags);
 
+/* A pipe, its ends close-on-exec and numbered from 3. -EMFILE, -ENFILE: both are -1 then.
+ * Blocks: no. Threads: any. */
+int64_t cl_opened_pipe(cl_opened *reader, cl_opened *writer);
+
 /* Close it, if it is not closed yet.
  * Blocks: as close(2). Threads: caller locks. */
 void cl_opened_close(cl_opened *opened);

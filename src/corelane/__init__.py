@@ -8,6 +8,8 @@
 Importing it is cheap: what only some calls need is loaded by those.
 """
 
+from __future__ import annotations
+
 from corelane.errors import (
     CallFailed,
     CgroupUnavailable,
@@ -40,7 +42,33 @@ from corelane.process import (
     run_many,
 )
 
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from corelane.process.pipeline import Pipeline, over_chunks, over_lines
+    from corelane.process.sequence import Sequence
+
 __version__ = "0.1.0"
+
+# What only some programs need, and where it is: loaded when it is asked for.
+_LATER = {
+    "Pipeline": "corelane.process.pipeline",
+    "Sequence": "corelane.process.sequence",
+    "over_chunks": "corelane.process.pipeline",
+    "over_lines": "corelane.process.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'corelane' has no attribute {name!r}")
+    import importlib
+
+    found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    return found
+
 
 __all__ = [
     "DEVNULL",
@@ -55,18 +83,22 @@ __all__ = [
     "NotOwner",
     "NotSupported",
     "OutputLimitExceeded",
+    "Pipeline",
     "Process",
     "ProcessError",
     "ProcessTimeout",
     "ResourceExhausted",
     "Result",
     "Retry",
+    "Sequence",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",
     "TeeFailed",
     "Usage",
     "__version__",
+    "over_chunks",
+    "over_lines",
     "quote",
     "read",
     "run",

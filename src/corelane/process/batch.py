@@ -17,13 +17,14 @@ from corelane.process import result as layout
 from corelane.process.engine import broken_off, failure_of, output_of
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
+from corelane.process.opened import OPENED, close
 from corelane.process.result import RUN_REPORT, Result
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
 
-    from corelane.process.work import Job
+    from corelane.process.work import Job, Work
 
 __all__ = ["STEP_NS", "Batch", "unstarted"]
 
@@ -55,7 +56,9 @@ class Batch:
         self._snapshot, self._capture_at = new_snapshot()
         self._jobs: dict[int, Job] = {}  # by tag: alive, or on the way there
         self._next_tag = 0
-        self._limit = 0  # the errno of the limit that it is blocked by
+        self._building: Work | None = None  # the pipeline of which some stages were started, and not yet all
+        self._limit: Any = None  # the item that met the limit
+        self._functions = False  # there were stages that are functions
         self.ready: deque[Job] = deque()
         self.blocked = False
 
@@ -87,30 +90,51 @@ class Batch:
             for i in range(count):
                 job = self.ready[i]
                 item, packed = self._items[i], job.packed
+                item.more, item.joins, item.tag = job.more, job.joins, first + i
+                if packed is None:  # a function of the caller's
+                    item.command = ffi.NULL
+                    self._expect_functions()
+                    continue
                 item.command, item.launch, item.options = packed.command, packed.launch, packed.options
-                item.snapshot, item.tag = self._snapshot, first + i
+                item.snapshot = self._snapshot
                 inherits = inherits or packed.inherits_environ
                 self._jobs[first + i] = job
             if inherits:
                 capture(self._capture_at)
             started = lib.cl_batch_start(self._core, self._items, count)
             for i in range(max(started, 0), count):
-                del self._jobs[first + i]
+                self._jobs.pop(first + i, None)
             for i in range(started):
-                job = self.ready.popleft()
-                job.tag, job.slot = first + i, self._items[i].slot
+                job, item = self.ready.popleft(), self._items[i]
+                job.tag, job.slot = first + i, item.slot
+                if job.more or self._building:
+                    self._building = job.parent if job.more else None
+                    if job.packed is None:
+                        job.begin(item)
             if started == count:
                 continue
             if started < 0:
-                self._limit = -check_limit(started)
-                self.blocked = not self._jobs  # else nothing lives, but results wait: they are somebody's who has ended
-            return  # there is room again when one of ours has ended
+                check_limit(started)
+            # There is room again when one of ours has ended; but not one that waits for the rest of its pipeline.
+            half = self._building
+            others = [job for job in self._jobs.values() if half is None or job.parent is not half]
+            self.blocked = not others
+            self._limit = self._items[max(started, 0)]
+            return
+
+    def _expect_functions(self) -> None:
+        if not self._functions:
+            for item in self._items:
+                item.fd = (-1, -1)
+            self._functions = True
 
     def give_up_first(self) -> tuple[Job, Result]:
         """The first job that is ready, with the limit that it is `blocked` by as its error."""
         job = self.ready.popleft()
         self.blocked = False
-        result = unstarted(job.command, explain(job.command, self._items[0].stage, self._limit))
+        if self._building is not None:
+            self.break_off(self._building)
+        result = unstarted(job.command, explain(job.command, self._limit.stage, self._limit.error))
         job.close()
         return job, result
 
@@ -134,13 +158,13 @@ class Batch:
         self._slots[n] = slot
         job = self._jobs.pop(tag)
         job.slot = -1
-        command = job.command
+        command, packed = job.command, job.packed
+        assert packed is not None
         if report[layout.STAGE]:  # also an exec that failed after we went on
             job.close()
             return job, unstarted(command, explain(command, report[layout.STAGE], report[layout.ERROR]))
         stdout, stderr = (
-            output_of(report[layout.DATA + i], report[layout.SIZES + i]) if job.packed.captures[i] else None
-            for i in (0, 1)
+            output_of(report[layout.DATA + i], report[layout.SIZES + i]) if packed.captures[i] else None for i in (0, 1)
         )
         result = Result(command, report, stdout, stderr, job.index)
         if rc != 1:
@@ -149,6 +173,12 @@ class Batch:
             result.error = failure_of(command, result, report)
         job.close()
         return job, result
+
+    def break_off(self, pipeline: Work) -> None:
+        """No stages of `pipeline` are started any more; those that were are killed."""
+        if self._building is pipeline:
+            self._building = None
+            check(lib.cl_batch_break(self._core), "the end of a pipeline")
 
     def kill(self, job: Job) -> None:
         """SIGKILL to the scope of one that lives, whose result then comes; nothing to one that lives no more."""
@@ -160,11 +190,24 @@ class Batch:
         """Kill and reap what lives."""
         jobs, self._jobs = list(self._jobs.values()), {}
         core = self._core
+        self._building = None
         if lib.cl_batch_abort(core, _ABORT_NS):
             dropped.waiting.append(lambda: lib.cl_batch_abort(core, 0) == 0)
         for job in [*jobs, *self.ready]:
             job.close()
+        if self._functions:  # descriptors that no function has got
+            for item in self._items:
+                if item.command == ffi.NULL:
+                    take(item, 0), take(item, 1)
         self.ready.clear()
+
+
+def take(item: Any, which: int) -> Any:
+    """The owner of a descriptor that was handed out to a function, its input (0) or output (1)."""
+    owner = ffi.gc(ffi.new(OPENED, {"fd": -1}), close)
+    owner.fd = item.fd[which]
+    item.fd[which] = -1  # between this and the line before Python looks for no signal
+    return owner
 
 
 def check_limit(rc: int) -> int:

@@ -22,16 +22,81 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Unpack
 
+    from corelane.process.pipeline import Pipeline
     from corelane.process.result import Result
+    from corelane.process.sequence import Sequence as Steps
     from corelane.process.typed import Options, Path
+    from corelane.process.work import Work
 
-__all__ = ["Command", "read", "run"]
+__all__ = ["Command", "Runnable", "read", "run"]
 
 # A Process has no engine behind it that would keep these.
 _ENGINE_ONLY = {"timeout", "retry", "grace", "drain", "max_output", "on_limit", "max_line", "tee_stdout", "tee_stderr"}
 
 
-class Command:
+class Runnable:
+    """What can be run: a Command, a Pipeline (`a | b`) or a Sequence (`a.then(b)`)."""
+
+    __slots__ = ()
+
+    def __or__(self, other: Any) -> Pipeline:
+        from corelane.process.pipeline import Pipeline
+
+        return Pipeline(self, other)
+
+    def __ror__(self, other: Any) -> Pipeline:
+        from corelane.process.pipeline import Pipeline
+
+        return Pipeline(other, self)
+
+    def then(self, *others: Runnable | Sequence[Path]) -> Steps:
+        """This, and then the others, each if the one before it succeeded; see `Sequence`."""
+        from corelane.process.sequence import Sequence
+
+        return Sequence(self, *others)
+
+    def run(self) -> Any:
+        """Run to the end; see `corelane.run`."""
+        from corelane.process.work import run_one
+
+        return run_one(self)
+
+    def read(self) -> str:
+        """Run it and return its stdout as text, exactly as written (with its last newline)."""
+        is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
+        captured = self if is_captured else self.with_options(stdout=PIPE)
+        text: str = captured.run().text
+        return text
+
+    def spawn(self, **options: Unpack[Options]) -> Any:
+        """Start it and return a Process, or what stands for the Processes of a Pipeline."""
+        raise NotImplementedError
+
+    def lines(self, *, keepends: bool = False) -> Iterator[str]:
+        """Run it and yield its stdout line by line, in bounded memory; see `stream.lines`."""
+        return stream.lines(self.with_options(stdout=PIPE, capture=None), keepends)
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        """Run it and yield its stdout in pieces of at most `size` bytes, as they come; see `stream.chunks`."""
+        return stream.chunks(self.with_options(stdout=PIPE, capture=None), size)
+
+    def _process(self, for_run: bool) -> Any:
+        """The Process, not yet its caller's: should that not come about, it is killed."""
+        raise NotImplementedError
+
+    def with_options(self, **options: Unpack[Options]) -> Any:
+        """The same with some options changed; None takes one back to its default."""
+        raise NotImplementedError
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """One option's value, or `default` if it was not given."""
+        raise NotImplementedError
+
+    def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
+        raise NotImplementedError
+
+
+class Command(Runnable):
     """A program with its arguments and options: immutable, hashable, picklable, and cheap to run again.
 
     Args:
@@ -160,6 +225,11 @@ class Command:
         captured = self if is_captured else self._variant("read", stdout=PIPE)
         return captured.run().text
 
+    def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
+        from corelane.process.work import Job
+
+        return Job(self, index, parent, use)
+
     def spawn(self, **options: Unpack[Options]) -> Process:
         """Start it and return a Process, which is best used as a context manager.
 
@@ -171,14 +241,13 @@ class Command:
             ValueError: an option of runs is set, here or in the command: nothing would enforce it.
         """
         command = self.with_options(**options) if options else self
-        wrong = _ENGINE_ONLY.intersection(command._options) | {"capture", "check"}.intersection(options)
-        if wrong:
-            raise ValueError(
-                f"{min(wrong)}= belongs to runs; a Process has wait(timeout), terminate(grace) and its pipes"
-            )
+        refuse_engine_only(command, options)
         process = Process(command)
         process._kill_dropped = False  # it is its caller's now: an exception before this line would have ended it
         return process
+
+    def _process(self, for_run: bool) -> Process:
+        return Process(self, for_run=for_run)
 
     def lines(self, *, keepends: bool = False) -> Iterator[str]:
         """Run it and yield its stdout line by line, in bounded memory; see `stream.lines`."""
@@ -254,20 +323,28 @@ class Command:
         return f"Command({', '.join(parts)})"
 
 
+def refuse_engine_only(command: Runnable, options: Mapping[str, Any]) -> None:
+    """For spawn: `options` are those given to it."""
+    wrong = {name for name in _ENGINE_ONLY if command.option(name) is not None}
+    wrong |= {"capture", "check"}.intersection(options)
+    if wrong:
+        raise ValueError(f"{min(wrong)}= belongs to runs; a Process has wait(timeout), terminate(grace) and its pipes")
+
+
 def _argument(arg: Any) -> str | bytes:
     if isinstance(arg, (list, tuple)):
         raise TypeError(f"each argument is given by itself: Command(*{arg!r})")
     return text("an argument", arg)
 
 
-def as_command(command: Any, options: Mapping[str, Any]) -> Command:
-    """The Command meant by an argv or a Command, with more options.
+def as_command(command: Any, options: Mapping[str, Any]) -> Any:
+    """The Command meant by an argv, or a Command, Pipeline or Sequence, with more options.
 
     Raises:
         TypeError: `command` is a str (which would ask for a shell), or no argv at all.
         ValueError: it is empty.
     """
-    if isinstance(command, Command):
+    if isinstance(command, Runnable):
         return command.with_options(**options) if options else command
     if isinstance(command, (str, bytes)):
         raise TypeError(
@@ -279,11 +356,11 @@ def as_command(command: Any, options: Mapping[str, Any]) -> Command:
     return Command(*command, **options)
 
 
-def run(command: Command | Sequence[Path], **options: Unpack[Options]) -> Result:
-    """Run a program to its end.
+def run(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> Any:
+    """Run a program to its end, or a Pipeline, or a Sequence.
 
     Args:
-        command: a list of arguments, or a Command.
+        command: a list of arguments, a Command, a Pipeline or a Sequence.
         **options: as for Command.
 
     Returns:
@@ -296,9 +373,10 @@ def run(command: Command | Sequence[Path], **options: Unpack[Options]) -> Result
         OutputLimitExceeded: it wrote more than `max_output`, with on_limit="fail".
         TypeError, ValueError: an argument or option is wrong; nothing was started.
     """
-    return execute(as_command(command, options))
+    return as_command(command, options).run()
 
 
-def read(command: Command | Sequence[Path], **options: Unpack[Options]) -> str:
+def read(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> str:
     """Run a program and return its stdout as text; see `run` and `Command.read`."""
-    return as_command(command, options).read()
+    text: str = as_command(command, options).read()
+    return text

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 
 from corelane.process import dropped
 from corelane.process.batch import unstarted
-from corelane.process.command import Command, as_command
+from corelane.process.command import Command, Runnable, as_command
 from corelane.process.pack import opens_something, packed_like
-from corelane.process.work import Driver, Job
+from corelane.process.work import Driver, work_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Items:
             else:
                 command = as_command(given, self._options)
                 refuse_tee(command)
-            work = Job(command, index)
+            work = work_of(command, index)
         except Exception as error:  # of this item alone
             result = unstarted(given, error)
             result.index = index
@@ -90,7 +90,7 @@ class Items:
         return self.ready.popleft()
 
 
-def refuse_tee(command: Command) -> None:
+def refuse_tee(command: Runnable) -> None:
     for name in ("tee_stdout", "tee_stderr"):
         if command.option(name) is not None:
             raise ValueError(
@@ -99,12 +99,12 @@ def refuse_tee(command: Command) -> None:
 
 
 def refuse_single(commands: Any) -> None:
-    if isinstance(commands, (str, bytes, Command)):
+    if isinstance(commands, (str, bytes, Runnable)):
         raise TypeError(f"commands must be an iterable of commands, not the single {commands!r}")
 
 
 def run_many(
-    commands: Iterable[Command | Sequence[Path]],
+    commands: Iterable[Runnable | Sequence[Path]],
     *,
     concurrency: int | None = None,
     ordered: bool = False,
@@ -113,7 +113,7 @@ def run_many(
     """Run many commands, some at a time.
 
     Args:
-        commands: lists of arguments, or Commands; pulled one by one, as there is room for them.
+        commands: lists of arguments, Commands, Pipelines or Sequences; pulled one by one, as there is room for them.
         concurrency: how many run at once (default: as many as we may use CPUs). At most so many results wait unread.
         ordered: yield in the order of `commands`, rather than as they end.
         **options: as for Command, for all of them; `timeout` and `retry` are of each. Without `stdin` it is /dev/null.

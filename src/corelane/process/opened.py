@@ -15,9 +15,9 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["close", "opened"]
+__all__ = ["OPENED", "close", "opened", "owned_pipe"]
 
-_OPENED = ffi.typeof("cl_opened *")
+OPENED = ffi.typeof("cl_opened *")
 close = lib.cl_opened_close
 
 
@@ -31,10 +31,23 @@ def opened(path: str | bytes | os.PathLike[Any], flags: int, directory: int = -1
     Raises:
         OSError: as os.open.
     """
-    owner = ffi.gc(ffi.new(_OPENED, {"fd": -1}), close)
+    owner = ffi.gc(ffi.new(OPENED, {"fd": -1}), close)
     name = os.fsencode(path)
     while (rc := lib.cl_opened_open(owner, directory, name, flags)) == -errno.EINTR:
         continue  # whatever handler there is for that signal has run by now
     if rc < 0:
         raise OSError(-rc, os.strerror(-rc), path)
     return owner
+
+
+def owned_pipe() -> tuple[Any, Any]:
+    """A pipe: the owners of its reading and its writing end.
+
+    Raises:
+        OSError: as os.pipe.
+    """
+    reader, writer = (ffi.gc(ffi.new(OPENED, {"fd": -1}), close) for _ in range(2))
+    rc = lib.cl_opened_pipe(reader, writer)
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))
+    return reader, writer

@@ -284,7 +284,12 @@ class Packed:
             o.feed = self.kept(ffi.new(_PIECES, [{"data": b, "size": len(b)} for b in buffers]))
             o.feed_count = len(feed)
 
-    def pack_cgroup(self, command: Command, options: dict[str, Any]) -> None:
+    def pack_cgroup(self, command: Command, options: dict[str, Any], scope: cgroup.Scope | None) -> None:
+        if scope is not None:
+            self.command.contain = lib.CL_CONTAIN_CGROUP
+            self.launch.cgroup_fd = scope.fd
+            self.reusable = False
+            return
         target = options.get("cgroup")
         if options.get("contain") == "cgroup":
             self.scope = cgroup.Scope.create(target, command)
@@ -376,13 +381,14 @@ def _check_platform(options: dict[str, Any]) -> None:
                 raise NotSupported(f"{name}= has no counterpart on macOS")
 
 
-def pack(command: Command, use: str) -> Packed:
+def pack(command: Command, use: str, scope: cgroup.Scope | None = None) -> Packed:
     """Make the structs of a command.
 
     Args:
         command: whose options are already checked.
         use: "run", "many" or "spawn". The child of a run dies with us unless told otherwise, that of a Process does
             not; one of many has no stdin unless told otherwise: they would all read the same.
+        scope: the cgroup of the pipeline that it is a later stage of.
 
     Raises:
         SpawnFailed: a file could not be opened. ValueError: no such user, or a closed file object.
@@ -393,12 +399,12 @@ def pack(command: Command, use: str) -> Packed:
     packed = Packed()
     try:
         packed.command.argv = packed.strings([os.fsencode(arg) for arg in command.args])
-        if options:
+        if options or scope:
             _check_platform(options)
             packed.pack_options(options, tied)
             feed = packed.pack_streams(command, options)
             packed.pack_run(options, feed)
-            packed.pack_cgroup(command, options)
+            packed.pack_cgroup(command, options, scope)
             if use == "many" and "stdin" not in options:
                 packed.launch.stream[0].kind = lib.CL_IO_NULL
         else:

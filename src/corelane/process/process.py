@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from corelane._ffi import check, fast, ffi, lib
-from corelane.errors import CorelaneError, NotOwner, NotSupported, ProcessTimeout
+from corelane.errors import CorelaneError, NotOwner, NotSupported, ProcessError, ProcessTimeout
 from corelane.process import dropped
 from corelane.process import result as layout
 from corelane.process.engine import status_failure
@@ -253,10 +253,14 @@ class Process:
     def check(self) -> None:
         """Wait, and raise NonZeroExit, Signaled or StatusUnknown unless the child exited with 0."""
         self.wait()
-        report = _report(self._core)
-        failure = status_failure(self.command, Result(self.command, report), report)
+        failure = self._failure()
         if failure is not None:
             raise failure
+
+    def _failure(self) -> ProcessError | None:
+        """Why one that has been waited for has failed, if it has."""
+        report = _report(self._core)
+        return status_failure(self.command, Result(self.command, report), report)
 
     # ---- signalling --------------------------------------------------------------------------------------------
 

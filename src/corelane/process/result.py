@@ -147,18 +147,9 @@ class Result:
             ValueError: stdout was not captured.
             UnicodeDecodeError: it is not in that encoding.
         """
-        if self.stdout is None:
-            if self.error is not None and not self._report[STATE]:
-                raise ValueError(f"there is no stdout, for there was no child: {self.error}")
-            raise ValueError(f"the stdout of {self.args[0]!r} was not captured: run it with capture=True")
-        option = self._command.option
-        try:
-            return self.stdout.decode(option("encoding", "utf-8"), option("errors", "strict"))
-        except UnicodeDecodeError as error:
-            error.add_note(
-                f"in the stdout of {self._command}; encoding= and errors= say how to read it, .stdout has the bytes"
-            )
-            raise
+        if self.stdout is None and self.error is not None and not self._report[STATE]:
+            raise ValueError(f"there is no stdout, for there was no child: {self.error}")
+        return decoded(self._command, self.stdout)
 
     @property
     def elapsed(self) -> float:
@@ -244,6 +235,17 @@ def _restore(
 
     command: Any = Command(*args, **options) if args else None
     return Result(command, report, stdout, stderr, index)
+
+
+def decoded(command: Any, stdout: bytes | None) -> str:
+    """What `command` wrote, as text, by its options."""
+    if stdout is None:
+        raise ValueError(f"the stdout of {command} was not captured: run it with capture=True")
+    try:
+        return stdout.decode(command.option("encoding", "utf-8"), command.option("errors", "strict"))
+    except UnicodeDecodeError as error:
+        error.add_note(f"in the stdout of {command}; encoding= and errors= say how to read it, .stdout has the bytes")
+        raise
 
 
 def signal_of(report: tuple[int, ...]) -> _signal.Signals | int | None:

@@ -18,14 +18,15 @@ import time
 from collections.abc import Iterator
 
 from corelane.errors import CorelaneError, NotSupported, OutputLimitExceeded, ProcessTimeout
-from corelane.process.process import Process
 from corelane.process.redirect import PIPE
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
-    from corelane.process.command import Command
+    from corelane.process.command import Runnable
+    from corelane.process.piped import PipelineProcess
+    from corelane.process.process import Process
 
 __all__ = ["chunks", "lines"]
 
@@ -36,7 +37,7 @@ _PIPE_AT_MOST = 1 << 20  # bytes that a pipe's capacity can be without privilege
 _READS = 16  # that are tried before the child and the clock are looked at again
 
 
-def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[bytes]:
+def chunks(command: Runnable, size: int, mark_end: bool = False) -> Iterator[bytes]:
     """Run `command` and yield its stdout as it comes.
 
     The deadline is looked at while the next piece is waited for: a child whose reader is busy elsewhere meets it at the
@@ -66,8 +67,8 @@ def chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byte
     return _chunks(command, min(size, max(_PIPE_AT_MOST, command.option("pipe_size", (0, 0, 0))[1])), mark_end)
 
 
-def _chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[bytes]:
-    with Process(command, for_run=True) as process:
+def _chunks(command: Runnable, size: int, mark_end: bool = False) -> Iterator[bytes]:
+    with command._process(for_run=True) as process:
         if process.stdin is not None:
             process.stdin.close()  # nobody could write to it: as in a run it is at its end
         source = _Source(process, command)
@@ -86,7 +87,7 @@ def _chunks(command: Command, size: int, mark_end: bool = False) -> Iterator[byt
         process.check()
 
 
-def lines(command: Command, keepends: bool) -> Iterator[str]:
+def lines(command: Runnable, keepends: bool) -> Iterator[str]:
     """Run `command` and yield the lines of its stdout as text.
 
     Args:
@@ -96,10 +97,15 @@ def lines(command: Command, keepends: bool) -> Iterator[str]:
         As `chunks`; UnicodeDecodeError by the command's encoding and errors; OutputLimitExceeded for a line longer than
         `max_line` characters (64 Mi).
     """
-    return _lines(command, chunks(command, command.option("buffer_size", (0, 0, 0))[1] or 65536, True), keepends)
+    return lines_of(command, chunks(command, command.option("buffer_size", (0, 0, 0))[1] or 65536, True), keepends)
 
 
-def _lines(command: Command, source: Iterator[bytes], keepends: bool) -> Iterator[str]:
+def lines_of(command: Any, source: Iterator[bytes], keepends: bool) -> Iterator[str]:
+    """The lines in the pieces of `source`, which ends with an empty one; see `lines`.
+
+    Args:
+        command: has the options encoding, errors and max_line.
+    """
     decoder = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))
     decode = decoder(command.option("errors", "strict")).decode
     most = command.option("max_line", _MAX_LINE)
@@ -129,7 +135,7 @@ def _lines(command: Command, source: Iterator[bytes], keepends: bool) -> Iterato
         source.close()  # type: ignore[attr-defined]
 
 
-def _refuse_line(command: Command, most: int) -> NoReturn:
+def _refuse_line(command: Any, most: int) -> NoReturn:
     raise OutputLimitExceeded(
         f"{command} wrote a line longer than max_line={most} characters and was killed; use chunks()", command=command
     )
@@ -142,7 +148,7 @@ def _readable(fd: int) -> int:
 class _Source:
     """A child's stdout with its deadline, and its end watched."""
 
-    def __init__(self, process: Process, command: Command) -> None:
+    def __init__(self, process: Process | PipelineProcess, command: Runnable) -> None:
         assert process.stdout is not None
         self._process = process
         self._command = command

@@ -2,6 +2,8 @@
 that brings them on.
 
     Job        a child: a job for the Batch
+    Stages     a pipeline (stages.py)
+    Steps      a sequence (sequence.py)
 
 A work whose outcome is a failure is started again where its command has a `retry`; then it is delivered, or handed to
 the work that it is a part of.
@@ -11,18 +13,20 @@ from __future__ import annotations
 
 import heapq
 import time
+from _queue import Empty, SimpleQueue
+from collections.abc import Callable
 
+from corelane.process import dropped
 from corelane.process.batch import STEP_NS, Batch, unstarted
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
 
-    from corelane.process.command import Command
     from corelane.process.pack import Packed
     from corelane.process.result import Result
 
-__all__ = ["Driver", "Job", "Work"]
+__all__ = ["Driver", "Job", "Work", "work_of"]
 
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
 _LOOK_AGAIN = 0.02
@@ -52,7 +56,7 @@ class Work:
         """Begin, once more if it is a retry."""
         raise NotImplementedError
 
-    def part_ended(self, driver: Driver, part: Work, result: Result) -> None:
+    def part_ended(self, driver: Driver, part: Work, result: Any) -> None:
         """One of its parts has its result."""
         raise NotImplementedError
 
@@ -60,7 +64,7 @@ class Work:
         """End what lives of it, and start nothing more. Returns whether anything lived: then a result comes."""
         raise NotImplementedError
 
-    def ended(self, driver: Driver, result: Result) -> None:
+    def ended(self, driver: Driver, result: Any) -> None:
         """It has a result: for this try."""
         retry = None if result.error is None or self.killed else self.command.option("retry")
         if retry is not None and retry.is_for(result.error, self.tries):
@@ -79,18 +83,19 @@ class Job(Work):
 
     Attributes:
         packed: its structs, once it is ready to be started.
+        more, joins: of a stage: how many others of its pipeline come after it, and whether it writes to the next one.
         tag, slot: by which the Batch knows it; slot is -1 while it does not live.
     """
 
-    __slots__ = ("packed", "slot", "tag", "use")
+    __slots__ = ("joins", "more", "packed", "slot", "tag", "use")
 
-    packed: Packed
+    packed: Packed | None
 
-    def __init__(
-        self, command: Command, index: int | None = None, parent: Work | None = None, use: str = "many"
-    ) -> None:
+    def __init__(self, command: Any, index: int | None = None, parent: Work | None = None, use: str = "many") -> None:
         super().__init__(command, index, parent)
         self.use = use
+        self.packed = None
+        self.more = self.joins = 0
         self.tag = self.slot = -1
 
     def start(self, driver: Driver) -> None:
@@ -112,10 +117,41 @@ class Job(Work):
             self.close()
         return False
 
+    def begin(self, item: Any) -> None:
+        """The core has handed out the descriptors of a stage that has no child."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close what was opened for it."""
-        if not self.packed.reusable:
+        if self.packed is not None and not self.packed.reusable:
             self.packed.close()
+
+
+def work_of(command: Any, index: int | None = None, use: str = "many", parent: Work | None = None) -> Work:
+    """The work that a Command, Pipeline or Sequence comes to.
+
+    Args:
+        use: "run" or "many", as for `pack`.
+    """
+    work: Work = command._work(index, use, parent)
+    return work
+
+
+def run_one(command: Any) -> Any:
+    """Run a Pipeline or a Sequence to its end; its Result, or what it raises."""
+    if dropped.waiting:
+        dropped.reap()
+    driver = Driver()
+    try:
+        work_of(command, use="run").start(driver)
+        while not (done := driver.take()):
+            driver.turn()
+    finally:
+        driver.close()
+    result: Any = done[0][1]
+    if result.error is not None:
+        raise result.error
+    return result
 
 
 class Driver:
@@ -127,6 +163,8 @@ class Driver:
 
     def __init__(self) -> None:
         self.batch = Batch()
+        self._functions: dict[int, Callable[[Driver, Any], None]] = {}  # that run, in threads of their own
+        self._posted: SimpleQueue[tuple[int, Any]] = SimpleQueue()  # those that have returned
         self._done: list[tuple[Work, Result]] = []
         self._later: dict[Any, list[tuple[float, int, Work]]] = {}  # a heap for each clock
         self._count = 0  # of all that were ever put into a heap: those of one moment keep their order
@@ -135,7 +173,7 @@ class Driver:
     @property
     def busy(self) -> bool:
         """Whether anything lives, is ready, or waits for its next try."""
-        return bool(self.batch.live or self.batch.ready or self._later)
+        return bool(self.batch.live or self.batch.ready or self._later or self._functions)
 
     def deliver(self, work: Work, result: Result) -> None:
         """A work is through."""
@@ -146,15 +184,56 @@ class Driver:
         done, self._done = self._done, []
         return done
 
+    def run_function(self, target: Callable[[], Any], ended: Callable[[Driver, Any], None]) -> int:
+        """Call `target` in a thread of its own, and then, in ours, `ended` with what it returned.
+
+        Returns:
+            Its number, for `forget_function`.
+        """
+        import threading
+
+        self._count += 1
+        number = self._count
+        self._functions[number] = ended
+        # A daemon: nobody can end a function that does not return, and nobody should have to wait for it.
+        threading.Thread(target=lambda: self.post(number, target()), name="corelane stage", daemon=True).start()
+        return number
+
+    def forget_function(self, number: int) -> None:
+        """One is not waited for any more: what it returns is dropped."""
+        self._functions.pop(number, None)
+
+    def post(self, number: int, outcome: Any) -> None:
+        """A function has returned. Called in its thread."""
+        self._posted.put((number, outcome))
+
+    def function_ended(self, number: int, outcome: Any) -> None:
+        """The same, in ours."""
+        ended = self._functions.pop(number, None)
+        if ended is not None:
+            ended(self, outcome)
+
     def later(self, clock: Any, pause: float, work: Work) -> None:
         """Start `work` again, `pause` seconds from now by `clock`."""
         self._count += 1
         heapq.heappush(self._later.setdefault(clock, []), (clock.monotonic() + pause, self._count, work))
 
+    def not_later(self, work: Work) -> None:
+        """Forget what `later` was told of `work`."""
+        for clock, heap in list(self._later.items()):
+            kept = [each for each in heap if each[2] is not work]
+            if len(kept) != len(heap):
+                heapq.heapify(kept)
+                self._later[clock] = kept
+            if not kept:
+                del self._later[clock]
+
     def turn(self) -> None:
         """Start what can be, and wait until something has ended, though not for long."""
         pause, clock = self._start_due()
         batch = self.batch
+        if self._functions:
+            self._take_posted(0)
         batch.start()
         if batch.blocked:
             self._be_patient()
@@ -167,6 +246,8 @@ class Driver:
                     self._done.append((job, result))
                 else:
                     job.ended(self, result)
+        elif self._functions and not self._done:
+            self._take_posted(STEP_NS / 1e9 if pause is None else min(STEP_NS / 1e9, pause))
         elif pause is not None and not self._done:
             clock.sleep(pause)
 
@@ -185,6 +266,13 @@ class Driver:
                 soonest, whose = heap[0][0] - now, clock
         return soonest, whose
 
+    def _take_posted(self, at_most: float) -> None:
+        """See what has become of functions; wait for one, at most so many seconds."""
+        try:
+            self.function_ended(*self._posted.get(at_most > 0, at_most or None))
+        except Empty:
+            return
+
     def _be_patient(self) -> None:
         now = time.monotonic()
         self._blocked_since = self._blocked_since or now
@@ -198,4 +286,5 @@ class Driver:
     def close(self) -> None:
         """Kill and reap what lives, and start nothing more."""
         self._later.clear()
+        self._functions.clear()
         self.batch.close()
