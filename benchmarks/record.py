@@ -95,6 +95,20 @@ def many_tables(sections: dict[str, Any], published: Any) -> Iterator[str]:
     yield f"Published, 100 at once, until all are done, other machine: {all_100}.\n"
 
 
+def pipeline_tables(sections: dict[str, Any]) -> Iterator[str]:
+    """Pipelines of three stages."""
+    for key in ("pipeline_small", "pipeline_big"):
+        one = sections.get(key)
+        if not one:
+            continue
+        yield f"**{one['title']}**\n"
+        rows = [
+            [each["label"], number(each["p50_us"] / 1e3, 2), number(each["ratio_to_floor"], 2, "x")]
+            for each in one["contenders"].values()
+        ]
+        yield from table(["", "p50 ms", "vs bash by subprocess"], rows)
+
+
 def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
     """Options and strategies."""
     for one in comparisons.values():
@@ -112,7 +126,7 @@ def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
 def curve_tables(curves: dict[str, Any]) -> Iterator[str]:
     """Latency against the parent's size."""
     for one in curves.values():
-        yield f"**{one['title']}** (p50 us at {one['unit']})\n"
+        yield f"**{one['title']}** ({one['measured']} at {one['unit']})\n"
         rows = [
             [
                 line["points"][0]["label"],
@@ -156,6 +170,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from spawn_tables(report["sections"])
     yield from sequential_table(report["sections"], published)
     yield from many_tables(report["sections"], published)
+    yield from pipeline_tables(report["sections"])
     yield from comparison_tables(report["comparisons"])
     yield from curve_tables(report["curves"])
     yield from import_table(report["sections"])

@@ -13,9 +13,13 @@ from corelane.cli.bench.spawn import Effort, Watch, measure
 
 AT_ONCE = 100
 CONCURRENCIES = (1, 10, 100, 1000)
+LIVE = (10, 100, 1000, 10000)
+THREADS = (1, 2, 4)
+WAKEUPS = 50_000
 
 QUICK = Effort(rounds=5, tiny=400, real=100, warm_up=100)
 FULL = Effort(rounds=9, tiny=2000, real=400, warm_up=200)
+SLEEPERS = Effort(rounds=3, tiny=0, real=0, warm_up=1)
 CURVE = Effort(rounds=5, tiny=1000, real=0, warm_up=200)
 
 
@@ -90,6 +94,58 @@ def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     whole = {key: line for key, line in lines.items() if len(line) == len(values)}
     return Curve("concurrency", title, "at a time", "c.many/N/1/nowait", "corelane_many/N", values, whole)
+
+
+def beside(available: Available, effort: Effort, watch: Watch) -> list[Curve]:
+    """What a wake-up of the engine costs, and its memory per child, against how many live."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    values = [value for value in LIVE if hard == resource.RLIM_INFINITY or value + 300 < hard]
+    found = []
+    for key, title, measured in (
+        ("beside", "time per byte drained, beside children that sleep", "p50 us"),
+        ("live", "memory of the engine per child that lives", "kB"),
+    ):
+        line = []
+        for value in values:
+            mode = f"corelane_{key}/{value}"
+            series = measure(
+                available.many({mode: "corelane run_many"}),
+                available.tiny_out,
+                f"{title}: {value}",
+                rounds=effort.rounds,
+                count=WAKEUPS,
+                warm_up=effort.warm_up,
+                watch=watch,
+                on_skip=available.notices.append,
+            )
+            line.append(series[mode])
+        ours = f"corelane_{key}/N"
+        found.append(Curve(key, title, "live", "", ours, values, {ours: line}, measured))
+    return found
+
+
+def threads(available: Available, effort: Effort, watch: Watch) -> Curve:
+    """Time per child against the threads that spawn, with AT_ONCE at a time in all."""
+    kinds = {f"c.many/{AT_ONCE}/{{}}/nowait": "raw C, no wait for exec", "corelane_threads/{}": "corelane run_many"}
+    lines: dict[str, list[Series]] = {}
+    title = "time per child against spawning threads"
+    for value in THREADS:
+        named = {kind.format(value): label for kind, label in kinds.items()}
+        series = measure(
+            available.many(named),
+            available.tiny_out,
+            f"{title}: {value}",
+            rounds=effort.rounds,
+            count=effort.tiny,
+            warm_up=effort.warm_up,
+            watch=watch,
+            on_skip=available.notices.append,
+        )
+        for kind in kinds:
+            if kind.format(value) in series:
+                lines.setdefault(kind.format("N"), []).append(series[kind.format(value)])
+    whole = {key: line for key, line in lines.items() if len(line) == len(THREADS)}
+    return Curve("threads", title, "threads", f"c.many/{AT_ONCE}/N/nowait", "corelane_threads/N", list(THREADS), whole)
 
 
 def targets(found: list[Section]) -> list[Target]:

@@ -84,7 +84,7 @@ def _curve(plot: Any, curve: Curve, caption: str, path: Path) -> Path:
         points = [point.p50 / 1e3 for point in line]
         label = f"{line[0].contender.label} ({curve.growth(key):.2f}x)"
         axes.plot(curve.values, points, marker="o", color=colour, linewidth=2.5 if ours else 1.5, label=label)
-    axes.set(title=curve.title, xlabel=f"{curve.unit}\n{caption}", ylabel="p50, microseconds")
+    axes.set(title=curve.title, xlabel=f"{curve.unit}\n{caption}", ylabel=curve.measured)
     axes.set(xscale="log", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

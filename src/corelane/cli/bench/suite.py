@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corelane.cli.bench import curves, imports, machine, many, options, pictures, spawn, table
+from corelane.cli.bench import curves, imports, machine, many, options, pictures, pipelines, spawn, table
 from corelane.cli.bench.contenders import Available
 from corelane.cli.bench.report import Report
 
@@ -75,9 +75,20 @@ def _many(available: Available, quick: bool, watch: table.Watcher, report: Repor
     tiny, real = found
     watch.show(table.many_table(tiny, real, watch.console))
     if not quick:
-        curve = many.concurrency(available, many.CURVE, watch)
-        report.curves.append(curve)
-        watch.show(table.curve_table(curve, watch.console))
+        for curve in (
+            many.concurrency(available, many.CURVE, watch),
+            many.threads(available, many.CURVE, watch),
+            *many.beside(available, many.SLEEPERS, watch),
+        ):
+            report.curves.append(curve)
+            watch.show(table.curve_table(curve, watch.console))
+
+
+def _pipelines(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
+    found = pipelines.sections(available, pipelines.QUICK if quick else pipelines.FULL, watch)
+    report.sections += found
+    for section in found:
+        watch.show(table.section_table(section, None, watch.console, floor_name="bash"))
 
 
 _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = {
@@ -88,6 +99,7 @@ _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = 
     "descriptors": _descriptors,
     "import": _import,
     "many": _many,
+    "pipelines": _pipelines,
 }
 
 SUBJECTS = tuple(_MEASURE)
@@ -96,7 +108,7 @@ SUBJECTS = tuple(_MEASURE)
 QUICK_SUBJECTS = ("spawn", "options", "import")
 """What a quick run measures unless told otherwise."""
 
-UNPINNED = ("spawn", "many")
+UNPINNED = ("spawn", "many", "pipelines")
 """What is measured as the scheduler likes, for that is what callers get. The other subjects look for a few
 microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they keep to one CPU.
 """

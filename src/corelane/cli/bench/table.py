@@ -207,7 +207,9 @@ def curve_table(curve: Curve, console: Console) -> Table:
     """p50 at each value of x, and the growth from the first to the last."""
     narrow = console.width < NARROW
     names = [f"{value:,}" for value in curve.values]
-    table = _grid(f"{curve.title} (p50 us at {curve.unit})", "", *names, "growth", "by us", *([] if narrow else [""]))
+    table = _grid(
+        f"{curve.title} ({curve.measured} at {curve.unit})", "", *names, "growth", "by", *([] if narrow else [""])
+    )
     grown = [curve.growth(key) for key in curve.series]
     most = min(max(grown), OUTLIER * min(grown))
     for key, line in curve.series.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import json
 import mmap
 import os
@@ -112,6 +113,8 @@ def sync_contender(mode: str, program: str) -> Spawn | None:
     Everything that may be prepared is prepared here, outside the time that is measured.
     """
     base, *words = mode.split("+")
+    if base in PIPELINES:
+        return PIPELINES[base](_STAGES[words[0]])
     if base in CORELANE_BASES:
         return _corelane(base, words, program)
     makers: dict[str, Callable[[str], Spawn]] = {
@@ -158,6 +161,48 @@ def _many_of_ours(at_once: int, count: int, program: str) -> None:
             raise done.error
 
 
+def _many_of_ours_in_threads(threads: int, count: int, program: str) -> None:
+    """100 at a time in all, by one engine in each thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = [pool.submit(_many_of_ours, 100 // threads, count // threads, program) for _ in range(threads)]
+        for part in parts:
+            part.result()
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def _beside_ours(live: int, wakeups: int) -> list[int]:
+    """One child that writes a byte at a time, beside `live` others of the same engine that sleep.
+
+    Returns the time per byte, in nanoseconds, and the memory of this process per child that sleeps, in bytes.
+    """
+    import corelane as cl
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, live + 200), hard))
+    reader, writer = os.pipe()
+    sleeper = cl.Command("cat", stdin=reader, stdout=cl.DEVNULL)  # of the many descriptors needed, one for each
+    dd = ["dd", "if=/dev/zero", "bs=1", "status=none", f"count={wakeups}"]
+    before = _resident_bytes()
+    last = [cl.Command("true"), cl.Command(*dd, stdout=cl.PIPE)]
+    commands = itertools.chain(itertools.repeat(sleeper, live), last)
+    results = cl.run_many(commands, concurrency=live + 1)
+    next(results)  # now all that sleep have been started
+    bytes_each = (_resident_bytes() - before) // live
+    each = round(next(results).elapsed * 1e9) // wakeups
+    os.close(writer)
+    for done in results:
+        if done.error is not None:
+            raise done.error
+    os.close(reader)
+    return [each, bytes_each]
+
+
 def _many_in_threads(at_once: int, count: int, program: str) -> None:
     import subprocess
     from concurrent.futures import ThreadPoolExecutor
@@ -186,8 +231,71 @@ async def _many_on_a_loop(at_once: int, count: int, program: str) -> None:
     await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
+_STAGES = {
+    "small": (["echo", "some words of a line"], ["cat"], ["wc", "-c"]),
+    "big": (["head", "-c", "1073741824", "/dev/zero"], ["cat"], ["wc", "-c"]),
+}
+"""Pipelines of three stages: one of a few bytes, one of a GiB."""
+
+
+def _pipeline_of_ours(stages: Any) -> Spawn:
+    import corelane as cl
+
+    first, second, third = (cl.Command(*stage) for stage in stages)
+    return (first | second | third).with_options(capture=True).run
+
+
+def _pipeline_in_bash(stages: Any, *, ours: bool) -> Spawn:
+    import shlex
+    import subprocess
+
+    import corelane as cl
+
+    argv = ["bash", "-c", " | ".join(map(shlex.join, stages))]
+    if ours:
+        return cl.Command(*argv, capture=True).run
+    return lambda: subprocess.run(argv, check=True, capture_output=True)
+
+
+def _pipeline_of_subprocess(stages: Any) -> Spawn:
+    import subprocess
+
+    def run() -> None:
+        source, processes = None, []
+        for stage in stages:
+            process = subprocess.Popen(stage, stdin=source, stdout=subprocess.PIPE)
+            if source is not None:
+                source.close()
+            source = process.stdout
+            processes.append(process)
+        processes[-1].communicate()
+        statuses = [process.wait() for process in processes]
+        if any(statuses):
+            raise RuntimeError("a stage failed")
+
+    return run
+
+
+def _pipeline_of_plumbum(stages: Any) -> Spawn:
+    local = importlib.import_module("plumbum").local
+    first, second, third = (local[stage[0]][tuple(stage[1:])] for stage in stages)
+    whole: Spawn = first | second | third
+    return whole
+
+
+PIPELINES: dict[str, Callable[[Any], Spawn]] = {
+    "corelane_pipeline": _pipeline_of_ours,
+    "bash_by_corelane": functools.partial(_pipeline_in_bash, ours=True),
+    "bash_by_subprocess": functools.partial(_pipeline_in_bash, ours=False),
+    "subprocess_pipeline": _pipeline_of_subprocess,
+    "plumbum_pipeline": _pipeline_of_plumbum,
+}
+"""Contenders for pipelines, by their stages."""
+
+
 MANY: dict[str, Callable[[int, int, str], None]] = {
     "corelane_many": _many_of_ours,
+    "corelane_threads": _many_of_ours_in_threads,
     "subprocess_many": _many_in_threads,
     "asyncio_many": lambda *args: _runner("asyncio").run(_many_on_a_loop(*args)),
     "uvloop_many": lambda *args: _runner("uvloop").run(_many_on_a_loop(*args)),
@@ -202,6 +310,8 @@ def measure(mode: str, count: int, program: str) -> list[int]:
     Raises whatever the contender raises, and KeyError or ValueError for a mode that does not exist.
     """
     kind, _, at_once = mode.partition("/")
+    if kind in ("corelane_beside", "corelane_live"):
+        return [_beside_ours(int(at_once), count)[kind == "corelane_live"]]
     if at_once:
         start = time.perf_counter_ns()
         MANY[kind](int(at_once), count, program)
