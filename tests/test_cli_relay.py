@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from faults_child import fresh
 
 from corelane._ffi import PLATFORM
 
@@ -481,6 +482,37 @@ def test_ctrl_z_stops_both_and_fg_continues_both(terminal, options):
         shell.see(b"SIGCONT\r\n")
     os.kill(shell.job, signal.SIGTERM)
     assert shell.told("ended") == "7 job"
+
+
+def take_the_first_of_two():
+    """In a process of its own, as the relay's is: SIGCHLD, for the child's stop, and SIGCONT wait at once."""
+    import signal
+    import time
+
+    import corelane as cl
+    from corelane.cli import relay
+
+    with cl.Command("sleep", "1000", contain="group").spawn() as child:
+        taken = relay._block()
+        ours = relay._Relay(child, taken, relay._Bell(taken))
+        ours._foreground = True
+        ours._lend_terminal = ours._stop = lambda *_: None  # there is none, and nobody to continue us
+        accept, accepted = ours._accept, []
+        ours._accept = lambda number: accepted.append(number.name) or accept(number)
+        child.send_signal("STOP")
+        signal.raise_signal(signal.SIGCONT)
+        while not {signal.SIGCHLD, signal.SIGCONT} <= signal.sigpending():
+            time.sleep(0.001)
+        ours._serve(0)
+        print(*accepted)
+        child.terminate(0)
+
+
+@linux_only
+def test_a_sigcont_is_taken_before_the_sigchld_of_the_stop():
+    """fg came while that of Ctrl-Z was not yet taken. Taken first, the SIGCHLD would find the child still stopped and
+    stop us once more, and with that the kernel drops the SIGCONT."""
+    assert fresh(take_the_first_of_two) == "SIGCONT\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--foreground"]], ids=["our group", "foreground"])
