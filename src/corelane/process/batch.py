@@ -163,9 +163,9 @@ class Batch:
         if report[layout.STAGE]:  # also an exec that failed after we went on
             job.close()
             return job, unstarted(command, explain(command, report[layout.STAGE], report[layout.ERROR]))
-        stdout, stderr = (
-            output_of(report[layout.DATA + i], report[layout.SIZES + i]) if packed.captures[i] else None for i in (0, 1)
-        )
+        captures_out, captures_err = packed.captures
+        stdout = output_of(report[layout.DATA], report[layout.SIZES]) if captures_out else None
+        stderr = output_of(report[layout.DATA + 1], report[layout.SIZES + 1]) if captures_err else None
         result = Result(command, report, stdout, stderr, job.index)
         if rc != 1:
             result.error = broken_off(command, result, rc)

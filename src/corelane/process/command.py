@@ -149,7 +149,7 @@ class Command(Runnable):
     args: tuple[str | bytes, ...]
     _options: dict[str, Any]
     _packed: dict[str, Packed]
-    _derived: dict[str, Command]
+    _derived: dict[str, Any]
     _hash: int | None
 
     def __init__(self, *args: Path, **options: Unpack[Options]) -> None:
@@ -270,7 +270,7 @@ class Command(Runnable):
         return fresh
 
     def _variant(self, name: str, **options: Any) -> Command:
-        variant = self._derived.get(name)
+        variant: Command | None = self._derived.get(name)
         if variant is None:
             variant = self._derived[name] = self.with_options(**options)
         return variant

@@ -14,7 +14,7 @@ from corelane.process import dropped
 from corelane.process.batch import unstarted
 from corelane.process.command import Command, Runnable, as_command
 from corelane.process.pack import opens_something, packed_like
-from corelane.process.work import Driver, work_of
+from corelane.process.work import Driver, Job, work_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from corelane.process.result import Result
     from corelane.process.typed import Options, Path
+    from corelane.process.work import Work
 
 __all__ = ["run_many"]
 
@@ -62,16 +63,26 @@ class Items:
                 command = self._template.like(given)
                 if self._shared is not None:
                     command._packed["many"] = packed_like(self._shared, command)
+                work: Work = Job(command, index)
             else:
-                command = as_command(given, self._options)
-                refuse_tee(command)
-            work = work_of(command, index)
+                work = work_of(self._with_options(given), index)
         except Exception as error:  # of this item alone
             result = unstarted(given, error)
             result.index = index
             self.through(result)
             return
         work.start(driver)
+
+    def _with_options(self, given: Any) -> Any:
+        """A Command, Pipeline or Sequence with the options of the call; the same one may come many times."""
+        if type(given) is not Command:
+            return as_command(given, self._options)
+        kept = given._derived.get("many")
+        if kept is None or kept[0] is not self._options:
+            command = as_command(given, self._options)
+            refuse_tee(command)
+            kept = given._derived["many"] = self._options, command
+        return kept[1]
 
     def through(self, result: Result) -> None:
         """A Result has come. Its place is free when the caller takes it: unread ones are bounded, too."""
