@@ -89,24 +89,43 @@ def many_tables(sections: dict[str, Any], published: Any) -> Iterator[str]:
         [f"*{name} (published, other machine)*", number(rate, 0), *["-"] * 4] for name, rate in published.AT_100.items()
     ]
     yield from table(["", "children/s", "vs raw C, no wait", "CPU %", "peak MiB", "/bin/true/s"], rows)
-    all_100 = "; ".join(
-        f"{one.label} {one.ms:g} ms, {one.cpu_percent} % CPU, {one.memory_mb:g} MB" for one in published.ALL_100
-    )
-    yield f"Published, 100 at once, until all are done, other machine: {all_100}.\n"
 
 
-def pipeline_tables(sections: dict[str, Any]) -> Iterator[str]:
-    """Pipelines of three stages."""
-    for key in ("pipeline_small", "pipeline_big"):
+def together_table(sections: dict[str, Any], published: Any) -> Iterator[str]:
+    """So many at once, until all are done, and the published rows for 100."""
+    counts = [10, 50, 100]
+    if not all(f"all_{count}" in sections for count in counts):
+        return
+    yield "**so many at once, until all are done, /bin/true** (p50 ms)\n"
+    rows = []
+    for key, last in sections["all_100"]["contenders"].items():
+        found = [sections[f"all_{count}"]["contenders"].get(key) for count in counts]
+        times = [number(one["p50_us"] * count / 1e3 if one else None) for one, count in zip(found, counts, strict=True)]
+        rows.append([last["label"], *times, number(last["cpu_percent"], 0), number(last["peak_mib"])])
+    for one in published.ALL_100:
+        label = f"*{one.label} (published, other machine)*"
+        rows.append([label, "-", "-", number(one.ms, 0), number(one.cpu_percent, 0), f"{one.memory_mb:g} MB"])
+    yield from table(["", "10", "50", "100", "CPU % at 100", "peak MiB"], rows)
+
+
+def end_to_end_tables(sections: dict[str, Any]) -> Iterator[str]:
+    """Pipelines of three stages, tools that run a job for each line, and what holds an event loop."""
+    for key, unit, scale, floor in (
+        ("pipeline_small", "ms", 1e3, "bash by subprocess"),
+        ("pipeline_big", "ms", 1e3, "bash by subprocess"),
+        ("jobs_tiny", "us a job", 1, "xargs"),
+        ("jobs_true", "us a job", 1, "xargs"),
+        ("loop_hold", "us", 1, "asyncio"),
+    ):
         one = sections.get(key)
         if not one:
             continue
         yield f"**{one['title']}**\n"
         rows = [
-            [each["label"], number(each["p50_us"] / 1e3, 2), number(each["ratio_to_floor"], 2, "x")]
+            [each["label"], number(each["p50_us"] / scale, 2), number(each["ratio_to_floor"], 2, "x")]
             for each in one["contenders"].values()
         ]
-        yield from table(["", "p50 ms", "vs bash by subprocess"], rows)
+        yield from table(["", f"p50 {unit}", f"vs {floor}"], rows)
 
 
 def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
@@ -170,7 +189,8 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from spawn_tables(report["sections"])
     yield from sequential_table(report["sections"], published)
     yield from many_tables(report["sections"], published)
-    yield from pipeline_tables(report["sections"])
+    yield from together_table(report["sections"], published)
+    yield from end_to_end_tables(report["sections"])
     yield from comparison_tables(report["comparisons"])
     yield from curve_tables(report["curves"])
     yield from import_table(report["sections"])

@@ -25,14 +25,14 @@ its own, no descriptor left to inherit, death with the parent."""
 # The floor of a table comes first, then ours, then Python's, then Rust's.
 WAIT_TABLE = (
     "c.vfork", *([f"c.{OUR_DEFAULTS}"] if sys.platform == "linux" else []), "c.posix_spawn",
-    "corelane", "corelane_cold",
-    "os.posix_spawn", "subprocess", "asyncio", "uvloop",
+    "corelane", "corelane_cold", "corelane_on_asyncio", "corelane_on_uvloop",
+    "os.posix_spawn", "subprocess", "asyncio_on_asyncio", "asyncio_on_uvloop",
     "rust.std", "rust.duct", "rust.tokio_current", "rust.tokio_multi",
 )  # fmt: skip
 CAPTURE_TABLE = (
     "c.capture",
-    "corelane_capture",
-    "subprocess_capture", "asyncio_capture", "uvloop_capture",
+    "corelane_capture", "corelane_on_asyncio_capture", "corelane_on_uvloop_capture",
+    "subprocess_capture", "asyncio_on_asyncio_capture", "asyncio_on_uvloop_capture",
     "rust.std_output", "rust.duct_read", "rust.tokio_current_output", "rust.tokio_multi_output",
 )  # fmt: skip
 
@@ -43,10 +43,18 @@ _PYTHON = {
     "os.posix_spawn": "os.posix_spawn + waitpid",
     "subprocess": "subprocess.run",
     "subprocess_capture": "subprocess.run, captured",
-    "asyncio": "asyncio exec + wait",
-    "asyncio_capture": "asyncio exec + communicate",
-    "uvloop": "uvloop exec + wait",
-    "uvloop_capture": "uvloop exec + communicate",
+    "corelane_on_asyncio": "corelane run_async",
+    "corelane_on_asyncio_capture": "corelane run_async, captured",
+    "corelane_on_asyncio_hold": "corelane run_async",
+    "corelane_on_uvloop": "corelane run_async, uvloop",
+    "corelane_on_uvloop_capture": "corelane run_async, uvloop",
+    "corelane_on_uvloop_hold": "corelane run_async, uvloop",
+    "asyncio_on_asyncio": "asyncio exec + wait",
+    "asyncio_on_asyncio_capture": "asyncio exec + communicate",
+    "asyncio_on_asyncio_hold": "asyncio exec",
+    "asyncio_on_uvloop": "uvloop exec + wait",
+    "asyncio_on_uvloop_capture": "uvloop exec + communicate",
+    "asyncio_on_uvloop_hold": "uvloop exec",
 }
 
 _RUST = {
@@ -75,6 +83,10 @@ def python_contender(mode: str, label: str = "") -> Contender:
     return Contender(
         mode, label or _PYTHON[mode], (sys.executable, "-P", WORKER), mode, ours=mode.startswith("corelane")
     )
+
+
+def _needs_uvloop(key: str) -> bool:
+    return "uvloop" in key
 
 
 @dataclass
@@ -123,7 +135,7 @@ class Available:
         if key.startswith("rust."):
             binary, mode, label = _RUST[key]
             return Contender(key, label, (str(self.rust[binary]),), mode) if binary in self.rust else None
-        if key.startswith("uvloop") and importlib.util.find_spec("uvloop") is None:
+        if _needs_uvloop(key) and importlib.util.find_spec("uvloop") is None:
             return None
         return python_contender(key)
 
@@ -139,7 +151,7 @@ class Available:
             elif key.startswith("rust."):
                 binary = self.rust.get(kind[5:])
                 one = None if binary is None else Contender(key, label, (str(binary),), mode)
-            elif kind.startswith("uvloop") and importlib.util.find_spec("uvloop") is None:
+            elif _needs_uvloop(kind) and importlib.util.find_spec("uvloop") is None:
                 one = None
             else:
                 one = python_contender(key, label)
@@ -150,7 +162,7 @@ class Available:
         """The contenders of these keys that are to be had, in order; notes uvloop's absence once."""
         found = {key: self.find(key) for key in keys}
         missing = "uvloop is skipped: not installed"
-        if any(key.startswith("uvloop") and one is None for key, one in found.items()) and missing not in self.notices:
+        if any(_needs_uvloop(key) and one is None for key, one in found.items()) and missing not in self.notices:
             self.notices.append(missing)
         return [one for one in found.values() if one is not None]
 

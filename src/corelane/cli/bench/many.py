@@ -13,12 +13,14 @@ from corelane.cli.bench.spawn import Effort, Watch, measure
 
 AT_ONCE = 100
 CONCURRENCIES = (1, 10, 100, 1000)
+ALL_AT_ONCE = (10, 50, 100)
 LIVE = (10, 100, 1000, 10000)
 THREADS = (1, 2, 4)
 WAKEUPS = 50_000
 
 QUICK = Effort(rounds=5, tiny=400, real=100, warm_up=100)
 FULL = Effort(rounds=9, tiny=2000, real=400, warm_up=200)
+TOGETHER = Effort(rounds=15, tiny=0, real=0, warm_up=0)
 SLEEPERS = Effort(rounds=3, tiny=0, real=0, warm_up=1)
 CURVE = Effort(rounds=5, tiny=1000, real=0, warm_up=200)
 
@@ -62,6 +64,34 @@ def sections(available: Available, effort: Effort, watch: Watch) -> list[Section
             on_skip=available.notices.append,
         )
         found.append(Section(key, title, f"c.many/{AT_ONCE}/1/nowait", f"corelane_many/{AT_ONCE}", series))
+    return found
+
+
+def together(available: Available, effort: Effort, watch: Watch) -> list[Section]:
+    """So many children of /bin/true at once, until all are done; a sample is the time per child."""
+    found = []
+    for count in ALL_AT_ONCE:
+        kinds = {
+            f"c.many/{count}/1/nowait": "raw C, no wait for exec",
+            f"corelane_many/{count}": "corelane run_many",
+            f"asyncio_many/{count}": "asyncio",
+            f"rust.std/many/{count}": "Rust std, threads",
+            f"rust.tokio/multi/many/{count}": "Rust tokio, threads",
+        }
+        title = f"{count} at once, until all are done, /bin/true"
+        series = measure(
+            available.many(kinds),
+            available.true,
+            title,
+            rounds=effort.rounds,
+            count=count,
+            warm_up=count,
+            watch=watch,
+            on_skip=available.notices.append,
+        )
+        # By the same names at each count, so that they stand in one row.
+        named = {key.replace(f"/{count}", "/N"): one for key, one in series.items()}
+        found.append(Section(f"all_{count}", title, "c.many/N/1/nowait", "corelane_many/N", named))
     return found
 
 

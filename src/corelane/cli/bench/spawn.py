@@ -78,6 +78,25 @@ def sections(available: Available, effort: Effort, watch: Watch) -> list[Section
     return found
 
 
+HOLDS = ("asyncio_on_asyncio_hold", "asyncio_on_uvloop_hold", "corelane_on_asyncio_hold", "corelane_on_uvloop_hold")
+
+
+def holds(available: Available, effort: Effort, watch: Watch) -> Section:
+    """How long an event loop is held for each child, by the longest of its turns."""
+    title = "an event loop's longest turn for each child, captured"
+    series = measure(
+        available.table(HOLDS),
+        available.tiny_out,
+        title,
+        rounds=effort.rounds,
+        count=effort.tiny,
+        warm_up=effort.warm_up,
+        watch=watch,
+        on_skip=available.notices.append,
+    )
+    return Section("loop_hold", title, "asyncio_on_asyncio_hold", "corelane_on_asyncio_hold", series)
+
+
 def targets(found: list[Section]) -> list[Target]:
     """What corelane promises for these tables, and what was measured; only rows whose table is there."""
     by_key = {section.key: section for section in found}
@@ -89,6 +108,7 @@ def targets(found: list[Section]) -> list[Target]:
         ("capture vs Rust std output", capture, "corelane_capture", "rust.std_output", 1.00),
         ("subprocess.run vs ours", wait, "subprocess", "corelane", 2.0),
         ("captured subprocess.run vs ours", capture, "subprocess_capture", "corelane_capture", 2.5),
+        ("asyncio exec + wait vs run_async", wait, "asyncio_on_asyncio", "corelane_on_asyncio", 2.5),
     ]
     kept = []
     for label, (key, floor), mine, theirs, bound in promises:
@@ -98,3 +118,9 @@ def targets(found: list[Section]) -> list[Target]:
         itself = None if theirs == floor else section.ratio(floor if at_most else mine, theirs if at_most else floor)
         kept.append(Target(label, bound, section.ratio(mine, theirs), at_most, floor=itself))
     return kept
+
+
+def hold_targets(section: Section) -> list[Target]:
+    """How much longer a turn of the loop is when it starts a child; only where run_async was measured."""
+    ours = section.series.get(section.ours)
+    return [] if ours is None else [Target("the loop is held for each child", 10.0, ours.p50 / 1e3, unit=" us")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corelane.cli.bench import curves, imports, machine, many, options, pictures, pipelines, spawn, table
+from corelane.cli.bench import curves, imports, jobs, machine, many, options, pictures, pipelines, spawn, table
 from corelane.cli.bench.contenders import Available
 from corelane.cli.bench.report import Report
 
@@ -32,6 +32,10 @@ def _spawn(available: Available, quick: bool, watch: table.Watcher, report: Repo
     if "wait_tiny" in by_key:
         watch.show(table.start_up_table(by_key["wait_tiny"], watch.console))
     watch.show(table.sequential_table(by_key["capture_true"]))
+    held = spawn.holds(available, spawn.QUICK if quick else spawn.FULL, watch)
+    report.sections.append(held)
+    report.targets += spawn.hold_targets(held)
+    watch.show(table.section_table(held, None, watch.console, floor_name="asyncio"))
 
 
 def _options(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
@@ -75,6 +79,9 @@ def _many(available: Available, quick: bool, watch: table.Watcher, report: Repor
     tiny, real = found
     watch.show(table.many_table(tiny, real, watch.console))
     if not quick:
+        all_at_once = many.together(available, many.TOGETHER, watch)
+        report.sections += all_at_once
+        watch.show(table.together_table(all_at_once))
         for curve in (
             many.concurrency(available, many.CURVE, watch),
             many.threads(available, many.CURVE, watch),
@@ -91,6 +98,13 @@ def _pipelines(available: Available, quick: bool, watch: table.Watcher, report: 
         watch.show(table.section_table(section, None, watch.console, floor_name="bash"))
 
 
+def _jobs(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
+    found = jobs.sections(available, jobs.QUICK if quick else jobs.FULL, watch)
+    report.sections += found
+    for section in found:
+        watch.show(table.section_table(section, None, watch.console, floor_name="xargs"))
+
+
 _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = {
     "spawn": _spawn,
     "options": _options,
@@ -100,6 +114,7 @@ _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = 
     "import": _import,
     "many": _many,
     "pipelines": _pipelines,
+    "jobs": _jobs,
 }
 
 SUBJECTS = tuple(_MEASURE)
@@ -108,7 +123,7 @@ SUBJECTS = tuple(_MEASURE)
 QUICK_SUBJECTS = ("spawn", "options", "import")
 """What a quick run measures unless told otherwise."""
 
-UNPINNED = ("spawn", "many", "pipelines")
+UNPINNED = ("spawn", "many", "pipelines", "jobs")
 """What is measured as the scheduler likes, for that is what callers get. The other subjects look for a few
 microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they keep to one CPU.
 """

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from corelane.cli.bench.protocol import Series
-from corelane.cli.bench.published import AT_100, SEQUENTIAL, START_UP_US
+from corelane.cli.bench.published import ALL_100, AT_100, SEQUENTIAL, START_UP_US
 from corelane.cli.bench.report import Comparison, Curve, Report, Section, Target
 
 NARROW, BAR_NARROW, BAR_WIDE = 100, 9, 24
@@ -153,6 +153,25 @@ def many_table(section: Section, real: Section, console: Console) -> Table:
         table.add_row(series.contender.label, *cells, style="bold green" if series.contender.ours else "")
     for name, rate in AT_100.items():
         table.add_row(f"{name} (published)", f"{rate:,}", *["-"] * 5, "", style="dim")
+    return table
+
+
+def together_table(sections: list[Section]) -> Table:
+    """So many at once until all are done, above the published rows for the most of them."""
+    last = sections[-1]
+    most = int(last.key.removeprefix("all_"))
+    counts = [section.key.removeprefix("all_") for section in sections]
+    table = _grid("until all are done, /bin/true (p50 ms)", "", *counts, f"CPU % at {most}", "MiB")
+    for key, one in last.series.items():
+        cells = [
+            f"{section.series[key].p50 * int(count) / 1e6:,.1f}" if key in section.series else "-"
+            for section, count in zip(sections, counts, strict=True)
+        ]
+        cells += [f"{one.cpu_percent:.0f}", "-" if one.peak_mib is None else f"{one.peak_mib:.1f}"]
+        table.add_row(one.contender.label, *cells, style="bold green" if one.contender.ours else "")
+    for row in ALL_100:
+        cells = [*["-"] * (len(counts) - 1), f"{row.ms:g}", f"{row.cpu_percent}", f"{row.memory_mb:g} MB"]
+        table.add_row(f"{row.label} (published)", *cells, style="dim")
     return table
 
 

@@ -21,7 +21,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -125,22 +125,65 @@ def sync_contender(mode: str, program: str) -> Spawn | None:
     return makers[base](program) if base in makers else None
 
 
-async def _async_round(capture: bool, count: int, program: str) -> list[int]:
+def _spawn_on_a_loop(ours: bool, capture: bool, program: str) -> Callable[[], Coroutine[Any, Any, None]]:
     import asyncio
 
+    import corelane as cl
+
+    command = cl.Command(program, capture=capture)
     stream = asyncio.subprocess.PIPE if capture else None
+
+    async def run_ours() -> None:
+        await command.run_async()
+
+    async def run_theirs() -> None:
+        process = await asyncio.create_subprocess_exec(program, stdout=stream, stderr=stream)
+        await (process.communicate() if capture else process.wait())
+        if process.returncode:
+            raise RuntimeError(f"return code {process.returncode}")
+
+    return run_ours if ours else run_theirs
+
+
+async def _one_at_a_time(spawn: Callable[[], Coroutine[Any, Any, None]], count: int) -> list[int]:
     samples = [0] * count
     for index in range(count):
         start = time.perf_counter_ns()
-        process = await asyncio.create_subprocess_exec(program, stdout=stream, stderr=stream)
-        if capture:
-            await process.communicate()
-        else:
-            await process.wait()
+        await spawn()
         samples[index] = time.perf_counter_ns() - start
-        if process.returncode:
-            raise RuntimeError(f"return code {process.returncode}")
     return samples
+
+
+async def _longest_holds(spawn: Callable[[], Coroutine[Any, Any, None]], count: int) -> list[int]:
+    """The longest turns of the loop, as many as there are spawns: each has the one in which the child was started."""
+    import asyncio
+
+    turns: list[int] = []
+
+    async def tick() -> None:
+        last = time.perf_counter_ns()
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter_ns()
+            turns.append(now - last)
+            last = now
+
+    ticking = asyncio.get_running_loop().create_task(tick())
+    await _one_at_a_time(spawn, count)
+    ticking.cancel()
+    return sorted(turns)[-count:]
+
+
+LOOP_SUFFIXES = ("", "_capture", "_hold")
+"""What is asked of a loop: run and wait, run and capture, or how long the loop is held by each run."""
+
+
+def _on_a_loop(mode: str, count: int, program: str) -> list[int]:
+    """A mode is WHOSE_on_LIBRARY, with one of LOOP_SUFFIXES."""
+    whose, _, rest = mode.partition("_on_")
+    library, _, suffix = rest.partition("_")
+    spawn = _spawn_on_a_loop(whose == "corelane", suffix != "", program)
+    return _runner(library).run((_longest_holds if suffix == "hold" else _one_at_a_time)(spawn, count))
 
 
 @functools.cache
@@ -293,9 +336,29 @@ PIPELINES: dict[str, Callable[[Any], Spawn]] = {
 """Contenders for pipelines, by their stages."""
 
 
+def _tool(*command: str) -> Callable[[int, int, str], None]:
+    """A program that runs a command for each line of its stdin; its N is how many run at once."""
+
+    def run(at_once: int, count: int, program: str) -> None:
+        import subprocess
+
+        argv = [word.replace("N", str(at_once)) for word in command]
+        values = "".join(f"{number}\n" for number in range(count)).encode()
+        done = subprocess.run([*argv, program], input=values, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-200:]!r}")
+
+    return run
+
+
+_OUR_PROGRAM = (sys.executable, "-P", "-m", "corelane", "batch", "-j", "N", "--no-progress", "--")
+
 MANY: dict[str, Callable[[int, int, str], None]] = {
     "corelane_many": _many_of_ours,
     "corelane_threads": _many_of_ours_in_threads,
+    "corelane_batch": _tool(*_OUR_PROGRAM),
+    "xargs": _tool("xargs", "-P", "N", "-n", "1"),
+    "parallel": _tool("parallel", "--will-cite", "-j", "N"),
     "subprocess_many": _many_in_threads,
     "asyncio_many": lambda *args: _runner("asyncio").run(_many_on_a_loop(*args)),
     "uvloop_many": lambda *args: _runner("uvloop").run(_many_on_a_loop(*args)),
@@ -316,9 +379,8 @@ def measure(mode: str, count: int, program: str) -> list[int]:
         start = time.perf_counter_ns()
         MANY[kind](int(at_once), count, program)
         return [(time.perf_counter_ns() - start) // count]
-    library, _, suffix = mode.partition("_")
-    if library in ("asyncio", "uvloop"):
-        return _runner(library).run(_async_round(suffix == "capture", count, program))
+    if "_on_" in mode:
+        return _on_a_loop(mode, count, program)
     spawn = sync_contender(mode, program)
     if spawn is None:
         raise ValueError(f"no contender is called {mode!r}")
