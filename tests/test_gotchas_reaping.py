@@ -317,7 +317,7 @@ def freeze(path):
 
 @needs_linux
 def test_terminate_gives_up_on_an_unkillable_child(freezer, monkeypatch):
-    monkeypatch.setattr("corelane.process.process._REAP_WITHIN", 0.05)
+    monkeypatch.setattr("corelane.process.process.REAP_WITHIN", 0.05)
     process = cl.Command("sleep", "1000", cgroup=freezer).spawn()
     freeze(freezer)
     with pytest.raises(cl.ProcessTimeout):

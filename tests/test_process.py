@@ -21,7 +21,7 @@ from faults_child import nothing_left
 from helpers import PATIENCE, is_running, needs_linux, script, wait_until
 
 import corelane as cl
-import corelane.process.process
+import corelane.process.child
 from corelane._ffi import PLATFORM
 from corelane.process import dropped
 
@@ -592,8 +592,8 @@ class InterruptedLib:
 
 def test_a_second_interrupt_while_the_first_is_answered(monkeypatch):
     """The check is `_nothing_left`."""
-    lib = InterruptedLib(corelane.process.process.lib, "cl_process_spawn", "cl_process_wait")
-    monkeypatch.setattr("corelane.process.process.lib", lib)
+    lib = InterruptedLib(corelane.process.child.lib, "cl_process_spawn", "cl_process_wait")
+    monkeypatch.setattr("corelane.process.child.lib", lib)
     with pytest.raises(KeyboardInterrupt, match="cl_process_wait"):
         forever(stdin=cl.PIPE, stdout=cl.PIPE, stderr=cl.PIPE).spawn()
     assert lib._names == []

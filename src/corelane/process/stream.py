@@ -22,15 +22,15 @@ from corelane.process.redirect import PIPE
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
     from corelane.process.command import Runnable
     from corelane.process.piped import PipelineProcess
     from corelane.process.process import Process
 
-__all__ = ["chunks", "lines"]
+__all__ = ["MAX_LINE", "LineCutter", "chunks", "line_too_long", "lines"]
 
-_MAX_LINE = 64 * 1024 * 1024
+MAX_LINE = 64 * 1024 * 1024
 _LOOK_EVERY = 0.01  # seconds, where no descriptor tells of the child's end
 _SLEEP_MOST = 1e6  # seconds: poll counts milliseconds in a C int
 _PIPE_AT_MOST = 1 << 20  # bytes that a pipe's capacity can be without privileges
@@ -106,37 +106,59 @@ def lines_of(command: Any, source: Iterator[bytes], keepends: bool) -> Iterator[
     Args:
         command: has the options encoding, errors and max_line.
     """
-    decoder = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))
-    decode = decoder(command.option("errors", "strict")).decode
-    most = command.option("max_line", _MAX_LINE)
-    pending: list[str] = []  # the pieces of a line whose end has not come
-    held = 0  # its characters
+    decode = codecs.getincrementaldecoder(command.option("encoding", "utf-8"))(
+        command.option("errors", "strict")
+    ).decode
+    cutter = LineCutter("\n", command.option("max_line", MAX_LINE))
     try:
         for piece in source:
-            text = decode(piece, not piece)
-            whole = text.split("\n")
-            last = whole.pop()
-            if whole:
-                whole[0] = "".join([*pending, whole[0]])
-                # A line can only be too long where all of them together are.
-                too_long = [n for n, line in enumerate(whole) if len(line) > most] if held + len(text) > most else []
-                complete = whole[: too_long[0]] if too_long else whole
-                yield from [line + "\n" for line in complete] if keepends else complete
-                if too_long:
-                    _refuse_line(command, most)
-                pending, held = [], 0
-            pending.append(last)
-            held += len(last)
-            if held > most:
-                _refuse_line(command, most)
-            if held and not piece:  # the end, and no newline there
-                yield "".join(pending)
+            complete, too_long = cutter.cut(decode(piece, not piece))
+            yield from [line + "\n" for line in complete] if keepends else complete
+            if too_long:
+                raise line_too_long(command, cutter.most)
+            if cutter.held and not piece:  # the end, and no newline there
+                yield cutter.rest()
     finally:
         source.close()  # type: ignore[attr-defined]
 
 
-def _refuse_line(command: Any, most: int) -> NoReturn:
-    raise OutputLimitExceeded(
+class LineCutter:
+    """Makes lines of the pieces in which a text, or bytes, come.
+
+    Attributes:
+        most: the longest that a line may be.
+        held: how much there is of a line whose end has not come.
+    """
+
+    def __init__(self, newline: Any, most: int) -> None:
+        self.most = most
+        self.held = 0
+        self._newline = newline
+        self._pending: list[Any] = []
+
+    def cut(self, text: Any) -> tuple[list[Any], bool]:
+        """The lines that `text` completes, without their newlines; and whether the one after them is too long."""
+        whole = text.split(self._newline)
+        last = whole.pop()
+        if whole:
+            whole[0] = self._newline[:0].join([*self._pending, whole[0]])
+            # A line can only be too long where all of them together are.
+            if self.held + len(text) > self.most:
+                for n, line in enumerate(whole):
+                    if len(line) > self.most:
+                        return whole[:n], True
+            self._pending, self.held = [], 0
+        self._pending.append(last)
+        self.held += len(last)
+        return whole, self.held > self.most
+
+    def rest(self) -> Any:
+        """What there is of the last line."""
+        return self._newline[:0].join(self._pending)
+
+
+def line_too_long(command: Any, most: int) -> OutputLimitExceeded:
+    return OutputLimitExceeded(
         f"{command} wrote a line longer than max_line={most} characters and was killed; use chunks()", command=command
     )
 
