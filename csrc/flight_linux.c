@@ -38,7 +38,7 @@ enum { GUARD = 64 * 1024, STACK = 64 * 1024, ARENA = 64 * 1024, IDLE_MOST = 256 
 
 struct cl__flight {
     _Atomic(int) tid;
-    cl__flight *next;   /* in the pool */
+    cl__flight *next;   /* in the pool: never the child's business */
     void *large;        /* the job's memory where the arena is too small */
     cl__job job;
     cl_command command;
@@ -86,17 +86,73 @@ int cl__may_fly(const cl__job *job, int cgroup_fd)
     return cgroup_fd < 0 && !(job->command->options & held) && !needs_a_descriptor(job) && cl__clone3_can_fly();
 }
 
-int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out)
+static void lock(cl__flights *pool)
 {
+    if (pool->lock)
+        pthread_mutex_lock(pool->lock);
+}
+
+static void unlock(cl__flights *pool)
+{
+    if (pool->lock)
+        pthread_mutex_unlock(pool->lock);
+}
+
+/* Caller holds the lock. */
+static void keep(cl__flights *pool, cl__flight *flight)
+{
+    free(flight->large);
+    flight->large = NULL;
+    if (pool->idle_count >= IDLE_MOST) {
+        unmap_flight(flight);
+        return;
+    }
+    flight->next = pool->idle;
+    pool->idle = flight;
+    pool->idle_count++;
+}
+
+static int has_left(cl__flight *flight)
+{
+    /* N1: pairs with the kernel's store N2, which comes after all that the child did in this memory. */
+    return cl__load_acquire(&flight->tid) == 0;
+}
+
+/* Caller holds the lock. */
+static void look_at_those_adrift(cl__flights *pool)
+{
+    cl__flight **link = &pool->adrift;
+    while (*link) {
+        cl__flight *flight = *link;
+        if (has_left(flight)) {
+            *link = flight->next;
+            keep(pool, flight);
+        } else {
+            link = &flight->next;
+        }
+    }
+}
+
+static cl__flight *take_idle(cl__flights *pool)
+{
+    lock(pool);
+    look_at_those_adrift(pool);
     cl__flight *flight = pool->idle;
     if (flight) {
         pool->idle = flight->next;
         pool->idle_count--;
-    } else {
-        flight = map_flight();
-        if (!flight)
-            return -ENOMEM;
     }
+    unlock(pool);
+    return flight;
+}
+
+int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out)
+{
+    cl__flight *flight = take_idle(pool);
+    if (!flight)
+        flight = map_flight();
+    if (!flight)
+        return -ENOMEM;
     size_t size = cl__job_size(job);
     size_t room = ARENA - sizeof *flight;
     flight->large = size > room ? malloc(size) : NULL;
@@ -112,15 +168,17 @@ int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out)
 
 void cl__flight_free(cl__flights *pool, cl__flight *flight)
 {
-    free(flight->large);
-    flight->large = NULL;
-    if (pool->idle_count >= IDLE_MOST) {
-        unmap_flight(flight);
-        return;
-    }
-    flight->next = pool->idle;
-    pool->idle = flight;
-    pool->idle_count++;
+    lock(pool);
+    keep(pool, flight);
+    unlock(pool);
+}
+
+void cl__flight_leave(cl__flights *pool, cl__flight *flight)
+{
+    lock(pool);
+    flight->next = pool->adrift;
+    pool->adrift = flight;
+    unlock(pool);
 }
 
 void cl__flights_close(cl__flights *pool)
@@ -142,8 +200,7 @@ int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd)
 
 int cl__flight_has_landed(cl__flight *flight, int *stage, int *error)
 {
-    /* N1: pairs with the kernel's store N2, which comes after all that the child did in this memory. */
-    if (cl__load_acquire(&flight->tid) != 0)
+    if (!has_left(flight))
         return 0;
     cl__flight_is_over(flight, stage, error);
     return 1;

@@ -149,15 +149,18 @@ int cl__clone_strategy(int wanted); /* what AUTO means here, or -errno of a stra
 size_t cl__job_size(const cl__job *job);
 void cl__job_copy(const cl__job *from, cl__job *job, cl_command *command, void *memory);
 
-/* flight_*.c: children that nobody waits for between clone and exec. A pool has one user at a time. */
+/* flight_*.c: children that nobody waits for between clone and exec. A pool has one user at a time, unless it has a lock. */
 typedef struct cl__flight cl__flight;
 typedef struct cl__flights {
     cl__flight *idle;
     size_t idle_count;
+    cl__flight *adrift;    /* of nobody, and not landed yet, as far as is known */
+    pthread_mutex_t *lock; /* or NULL; never held while a child is started */
 } cl__flights;
 int cl__may_fly(const cl__job *job, int cgroup_fd);
 int64_t cl__flight_new(cl__flights *pool, const cl__job *job, cl__flight **out); /* with a copy of the job */
 void cl__flight_free(cl__flights *pool, cl__flight *flight);                     /* one that has landed, or never started */
+void cl__flight_leave(cl__flights *pool, cl__flight *flight); /* nobody will ask for it: its memory is used again when it has landed */
 void cl__flights_close(cl__flights *pool);
 int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd);         /* its pid */
 int cl__flight_has_landed(cl__flight *flight, int *stage, int *error);          /* exec'd (stage 0), failed, or killed */

@@ -51,12 +51,48 @@ static int is_ours(const cl_process *process)
     return process->child.pid > 0 && process->creator == (int)cl__sys_getpid();
 }
 
+/* ---- flights of processes ----------------------------------------------------------------------------------------- */
+
+static pthread_mutex_t flights_lock = PTHREAD_MUTEX_INITIALIZER;
+static cl__flights flights = {.lock = &flights_lock};
+static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
+
+/* Without these, a fork while another thread holds the lock would leave the child a lock nobody holds, and half a list. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&flights_lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&flights_lock);
+}
+
+/* What is idle here is a copy of what is idle there. Those in the air are copies that nobody will ever leave, and that
+ * nobody works in: they are forgotten, each with its process. */
+static void after_fork_in_child(void)
+{
+    pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+    flights_lock = fresh;
+    flights.adrift = NULL;
+}
+
+static void set_hooks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* ---- spawning ----------------------------------------------------------------------------------------------------- */
+
 void cl_process_free(cl_process *process)
 {
     if (!process)
         return;
-    if (is_ours(process))
+    if (is_ours(process)) {
         cl__process_reap(process);
+        if (!cl__process_settle(process, &flights))
+            cl__flight_leave(&flights, process->child.flight);
+    }
     cl__process_reset(process);
     pthread_mutex_destroy(&process->lock);
     free(process);
@@ -112,6 +148,13 @@ int64_t cl_process_spawn(cl_process *process, const cl_command *command, const c
     return cl__process_spawn(process, command, launch, snapshot, &(cl__among){0});
 }
 
+int64_t cl_process_spawn_nowait(cl_process *process, const cl_command *command, const cl_launch *launch,
+                                const cl_environ *snapshot)
+{
+    pthread_once(&hooks_once, set_hooks);
+    return cl__process_spawn(process, command, launch, snapshot, &flights);
+}
+
 int64_t cl__process_settle(cl_process *process, cl__flights *flights)
 {
     cl__spawned *child = &process->child;
@@ -153,6 +196,23 @@ int64_t cl__process_ended(cl_process *process)
     cl__exit unused;
     pthread_mutex_lock(&process->lock);
     int64_t rc = process->reaped ? 1 : cl__watch_look(process->child.pid, process->child.pidfd, 0, &unused);
+    pthread_mutex_unlock(&process->lock);
+    return rc;
+}
+
+int64_t cl_process_exec_state(cl_process *process)
+{
+    if (process->child.pid <= 0)
+        return -EINVAL;
+    if (!is_ours(process))
+        return -EPERM;
+    pthread_mutex_lock(&process->lock);
+    int64_t rc = cl__process_settle(process, &flights);
+    if (rc == 1 && process->child.error) {
+        /* It gives up our memory on its way to its end, and cannot be reaped before it is there. */
+        rc = reap_locked(process);
+        rc = rc == 1 ? -process->child.error : rc;
+    }
     pthread_mutex_unlock(&process->lock);
     return rc;
 }

@@ -49,6 +49,19 @@ void cl_process_free(cl_process *process);
 int64_t cl_process_spawn(cl_process *process, const cl_command *command, const cl_launch *launch,
                          const cl_environ *snapshot);
 
+/* The same without waiting for exec, where that can be (see flight_linux.c; the strategy in the report says whether): then
+ * an exec that fails is not its result, but cl_process_exec_state's. What the arguments point to is not needed any more.
+ * Blocks: no longer than the clone takes; where it cannot be, as cl_process_spawn. Threads: caller locks; one spawn per
+ * object. */
+int64_t cl_process_spawn_nowait(cl_process *process, const cl_command *command, const cl_launch *launch,
+                                const cl_environ *snapshot);
+
+/* 1: the child has exec'd, or was killed before it could; 0: not known yet, so ask again; -errno: it could not be started,
+ * cl_process_report has the stage, and the child is reaped. -EPERM also as cl_process_wait, with no stage in the report then.
+ * The kernel makes no descriptor readable at an exec; the child's own is at its end.
+ * Blocks: no. Threads: any. */
+int64_t cl_process_exec_state(cl_process *process);
+
 /* Wait up to `timeout_ns` (0: only look; negative: for ever) for the child to end, and reap it. 1 when it has ended,
  * 0 when not, -EINTR at a signal (call again), -EPERM in a process that did not start it.
  * Blocks: yes. Threads: any. */
