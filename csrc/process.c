@@ -152,7 +152,7 @@ int64_t cl_process_spawn_nowait(cl_process *process, const cl_command *command, 
                                 const cl_environ *snapshot)
 {
     pthread_once(&hooks_once, set_hooks);
-    return cl__process_spawn(process, command, launch, snapshot, &flights);
+    return cl__process_spawn(process, command, launch, snapshot, &(cl__among){.flights = &flights});
 }
 
 int64_t cl__process_settle(cl_process *process, cl__flights *flights)

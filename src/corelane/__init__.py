@@ -43,10 +43,11 @@ from corelane.process import (
 )
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
-
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.process.aio import run_async, run_many_async
+    from corelane.process.async_process import AsyncProcess
     from corelane.process.pipeline import Pipeline, over_chunks, over_lines
     from corelane.process.sequence import Sequence
 
@@ -54,10 +55,13 @@ __version__ = "0.1.0"
 
 # What only some programs need, and where it is: loaded when it is asked for.
 _LATER = {
+    "AsyncProcess": "corelane.process.async_process",
     "Pipeline": "corelane.process.pipeline",
     "Sequence": "corelane.process.sequence",
     "over_chunks": "corelane.process.pipeline",
     "over_lines": "corelane.process.pipeline",
+    "run_async": "corelane.process.aio",
+    "run_many_async": "corelane.process.aio",
 }
 
 
@@ -70,10 +74,15 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "AsyncProcess",
     "CallFailed",
     "CgroupUnavailable",
     "Command",
@@ -102,5 +111,7 @@ __all__ = [
     "quote",
     "read",
     "run",
+    "run_async",
     "run_many",
+    "run_many_async",
 ]

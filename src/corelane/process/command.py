@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Unpack
 
+    from corelane.process.async_process import Spawning
     from corelane.process.pipeline import Pipeline
     from corelane.process.result import Result
     from corelane.process.sequence import Sequence as Steps
@@ -60,6 +61,12 @@ class Runnable:
         from corelane.process.work import run_one
 
         return run_one(self)
+
+    async def run_async(self) -> Any:
+        """Run to the end without holding the event loop; see `corelane.run_async`."""
+        from corelane.process import aio
+
+        return await aio.run_async(self)
 
     def read(self) -> str:
         """Run it and return its stdout as text, exactly as written (with its last newline)."""
@@ -240,11 +247,28 @@ class Command(Runnable):
             SpawnFailed: it could not be started.
             ValueError: an option of runs is set, here or in the command: nothing would enforce it.
         """
-        command = self.with_options(**options) if options else self
-        refuse_engine_only(command, options)
-        process = Process(command)
+        process = Process(self._to_spawn(options))
         process._kill_dropped = False  # it is its caller's now: an exception before this line would have ended it
         return process
+
+    def spawn_async(self, **options: Unpack[Options]) -> Spawning:
+        """Start it under asyncio, without holding the event loop: `async with cmd.spawn_async() as process`, or
+        `process = await cmd.spawn_async()`. Either gives an AsyncProcess, once the child has exec'd.
+
+        Args:
+            **options: as for `spawn`.
+
+        Raises:
+            ValueError: as `spawn`; SpawnFailed comes from the await.
+        """
+        from corelane.process.async_process import Spawning
+
+        return Spawning(self._to_spawn(options))
+
+    def _to_spawn(self, options: Options) -> Command:
+        command = self.with_options(**options) if options else self
+        refuse_engine_only(command, options)
+        return command
 
     def _process(self, for_run: bool) -> Process:
         return Process(self, for_run=for_run)

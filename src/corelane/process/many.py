@@ -53,8 +53,8 @@ class Items:
         self.room = concurrency
         self.ready: deque[Result] = deque()
 
-    def add(self, given: Any, driver: Driver) -> None:
-        """Start one more."""
+    def add(self, given: Any) -> Work | None:
+        """One more was pulled: the work to be started for it, or None if it is refused, and that is its Result."""
         index = self._pulled
         self._pulled += 1
         self.room -= 1
@@ -63,15 +63,13 @@ class Items:
                 command = self._template.like(given)
                 if self._shared is not None:
                     command._packed["many"] = packed_like(self._shared, command)
-                work: Work = Job(command, index)
-            else:
-                work = work_of(self._with_options(given), index)
+                return Job(command, index)
+            return work_of(self._with_options(given), index)
         except Exception as error:  # of this item alone
             result = unstarted(given, error)
             result.index = index
             self.through(result)
-            return
-        work.start(driver)
+            return None
 
     def _with_options(self, given: Any) -> Any:
         """A Command, Pipeline or Sequence with the options of the call; the same one may come many times."""
@@ -156,7 +154,9 @@ def _run_many(commands: Iterator[Any], items: Items) -> Iterator[Result]:
                 except StopIteration:
                     more = False
                     break
-                items.add(given, driver)
+                work = items.add(given)
+                if work is not None:
+                    work.start(driver)
             driver.turn()
             for _, result in driver.take():
                 items.through(result)

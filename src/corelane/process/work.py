@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from corelane.process.pack import Packed
     from corelane.process.result import Result
 
-__all__ = ["Driver", "Job", "Work", "work_of"]
+__all__ = ["LOOK_AGAIN", "Driver", "Job", "Work", "work_of"]
 
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
-_LOOK_AGAIN = 0.02
+LOOK_AGAIN = 0.02  # seconds after which it is asked again whether there is room
 
 
 class Work:
@@ -150,12 +150,15 @@ def run_one(command: Any) -> Any:
         driver.close()
     result: Any = done[0][1]
     if result.error is not None:
-        raise result.error
+        error, result.error = result.error, None
+        raise error
     return result
 
 
 class Driver:
     """Brings works on: starts what is ready, hands out what has ended, and starts again what is to be retried.
+
+    `turn` sleeps until there is something to do; whoever is told of that by an event loop (aio.py) calls its parts.
 
     Attributes:
         batch: the engine.
@@ -231,25 +234,47 @@ class Driver:
     def turn(self) -> None:
         """Start what can be, and wait until something has ended, though not for long."""
         pause, clock = self._start_due()
-        batch = self.batch
         if self._functions:
             self._take_posted(0)
-        batch.start()
-        if batch.blocked:
-            self._be_patient()
-            return
-        self._blocked_since = None
-        if batch.live and not self._done:
-            for job, result in batch.wait(STEP_NS if pause is None else min(STEP_NS, round(pause * 1e9))):
-                if result.error is None and job.parent is None:  # as most are
-                    result.tries = job.tries
-                    self._done.append((job, result))
-                else:
-                    job.ended(self, result)
+        if not self._start_ready():
+            self._wait_for_room()
+        elif self.batch.live and not self._done:
+            self._collect(STEP_NS if pause is None else min(STEP_NS, round(pause * 1e9)))
         elif self._functions and not self._done:
             self._take_posted(STEP_NS / 1e9 if pause is None else min(STEP_NS / 1e9, pause))
         elif pause is not None and not self._done:
             clock.sleep(pause)
+
+    def _wait_for_room(self) -> None:
+        if self.batch.live:  # the first stages of a pipeline that waits for room for its others
+            self._collect(round(LOOK_AGAIN * 1e9))
+        else:
+            time.sleep(LOOK_AGAIN)
+
+    def _start_ready(self) -> bool:
+        """Start what is ready. False: the system has no room, nothing lives that will make some, and it is worth
+        another look soon."""
+        self.batch.start()
+        if not self.batch.blocked:
+            self._blocked_since = None
+            return True
+        now = time.monotonic()
+        self._blocked_since = self._blocked_since or now
+        if now - self._blocked_since < _PATIENCE:
+            return False
+        self._blocked_since = None
+        job, result = self.batch.give_up_first()
+        job.ended(self, result)
+        return True
+
+    def _collect(self, at_most_ns: int) -> None:
+        """Wait until something has ended, and see what comes of it."""
+        for job, result in self.batch.wait(at_most_ns):
+            if result.error is None and job.parent is None:  # as most are
+                result.tries = job.tries
+                self.deliver(job, result)
+            else:
+                job.ended(self, result)
 
     def _start_due(self) -> tuple[float | None, Any]:
         """Start what is due, and return the seconds until the next one is, by its clock; None if there is none."""
@@ -272,16 +297,6 @@ class Driver:
             self.function_ended(*self._posted.get(at_most > 0, at_most or None))
         except Empty:
             return
-
-    def _be_patient(self) -> None:
-        now = time.monotonic()
-        self._blocked_since = self._blocked_since or now
-        if now - self._blocked_since < _PATIENCE:
-            time.sleep(_LOOK_AGAIN)
-            return
-        self._blocked_since = None
-        job, result = self.batch.give_up_first()
-        job.ended(self, result)
 
     def close(self) -> None:
         """Kill and reap what lives, and start nothing more."""
