@@ -9,106 +9,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import click
 
 from corelane.cli.main import OWN_FAILURE
+from corelane.cli.messages import say, write_line
 from corelane.cli.relay import supervise
+from corelane.cli.values import ACCOUNT, LIMIT, PAIR, PATH, SECONDS, TIMEOUT, UMASK, VARIABLE
 from corelane.errors import CorelaneError, SpawnFailed
 from corelane.process import STDOUT, Command, File, Result
 
 __all__ = ["run"]
 
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
-
-
-# ---- how values are written ------------------------------------------------------------------------------------------
-
-
-class _Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3, and no class to subscript before
-    """An option's value, by a function that raises ValueError with the reason."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _seconds(text: str) -> float:
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    unit = next((unit for unit in units if text.endswith(unit)), "")
-    try:
-        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
-    except ValueError:
-        raise ValueError(f"{text!r} is no time: seconds, or a number with one of {', '.join(units)}") from None
-
-
-def _timeout(text: str) -> float:
-    found = _seconds(text)
-    if found == 0:
-        raise ValueError("0 would end the program before it begins; leave the option out for no timeout")
-    return found
-
-
-def _pair(text: str) -> Any:
-    """WORD or WORD:NUMBER."""
-    word, colon, number = text.partition(":")
-    if not colon:
-        return word
-    if not number.isdecimal():
-        raise ValueError(f"{number!r} in {text!r} is no number")
-    return word, int(number)
-
-
-def _amount(text: str) -> int | str:
-    factors = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    digits = text[:-1] if text[-1:] in factors else text
-    if text == "unlimited":
-        return text
-    if not digits.isdecimal():
-        raise ValueError(f"{text!r} is neither a number (K, M, G and T may follow it) nor 'unlimited'")
-    return int(digits) * factors.get(text[-1], 1)
-
-
-def _limit(text: str) -> tuple[str, Any]:
-    name, _, bounds = text.partition("=")
-    soft, colon, hard = bounds.partition(":")
-    if not bounds:
-        raise ValueError(f"{text!r} is not NAME=SOFT or NAME=SOFT:HARD")
-    return name, (_amount(soft), _amount(hard if colon else soft))
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is not NAME=VALUE (to remove a variable: --unset)")
-    return name, value
-
-
-def _octal(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise ValueError(f"{text!r} is no octal number like 022") from None
-
-
-def _account(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
-
-
-_SECONDS, _TIMEOUT, _PAIR = _Type("TIME", _seconds), _Type("TIME", _timeout), _Type("WORD[:NUMBER]", _pair)
-_LIMIT, _VARIABLE = _Type("NAME=SOFT[:HARD]", _limit), _Type("NAME=VALUE", _variable)
-_UMASK, _ACCOUNT = _Type("OCTAL", _octal), _Type("NAME|ID", _account)
-_PATH = click.Path()
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -119,29 +33,29 @@ _settings = {"allow_interspersed_args": False, "max_content_width": 100}
 @click.command(context_settings=_settings, options_metavar="[OPTION]...")
 @click.option("--cpus", metavar="LIST", help="Run on these CPUs only: 2, or 0-3,8.")
 @click.option("--nice", type=int, metavar="N", help="Priority, from -20 (high) to 19.")
-@click.option("--sched", type=_PAIR, help="other, batch, idle, fifo:PRIORITY or rr:PRIORITY.")
-@click.option("--io-priority", type=_PAIR, help="idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
+@click.option("--sched", type=PAIR, help="other, batch, idle, fifo:PRIORITY or rr:PRIORITY.")
+@click.option("--io-priority", type=PAIR, help="idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
 @click.option("--oom-score-adj", type=int, metavar="N", help="-1000 (never killed for memory) to 1000.")
-@click.option("--limit", "rlimits", type=_LIMIT, multiple=True, help="A resource limit, like nofile=64 or as=2G.")
-@click.option("--timeout", type=_TIMEOUT, help="End it after so long: 10, 1.5, 300ms, 2m, 1h.")
-@click.option("--grace", type=_SECONDS, default="0", help="With --timeout: SIGTERM first, SIGKILL so much later.")
+@click.option("--limit", "rlimits", type=LIMIT, multiple=True, help="A resource limit, like nofile=64 or as=2G.")
+@click.option("--timeout", type=TIMEOUT, help="End it after so long: 10, 1.5, 300ms, 2m, 1h.")
+@click.option("--grace", type=SECONDS, default="0", help="With --timeout: SIGTERM first, SIGKILL so much later.")
 @click.option("--contain", type=click.Choice(["auto", "group", "cgroup", "none"]), help="What ends with the program.")
-@click.option("--cgroup", type=_PATH, help="Start in this cgroup; with --contain cgroup, in a new one below it.")
+@click.option("--cgroup", type=PATH, help="Start in this cgroup; with --contain cgroup, in a new one below it.")
 @click.option("--die-with-parent/--no-die-with-parent", default=None, help="SIGKILL it if corelane dies (default).")
 @click.option("--foreground", is_flag=True, help="A process group of its own that is lent the terminal.")
 @click.option("--new-session", is_flag=True, help="A session of its own, without a terminal.")
-@click.option("--cwd", type=_PATH, help="Working directory; a program like ./x is looked up there.")
-@click.option("--env", "env_add", type=_VARIABLE, multiple=True, help="Set a variable.")
+@click.option("--cwd", type=PATH, help="Working directory; a program like ./x is looked up there.")
+@click.option("--env", "env_add", type=VARIABLE, multiple=True, help="Set a variable.")
 @click.option("--unset", "env_remove", metavar="NAME", multiple=True, help="Remove a variable.")
 @click.option("--clear-env", is_flag=True, help="Begin with an empty environment.")
-@click.option("--umask", type=_UMASK, help="File mode creation mask.")
-@click.option("--user", type=_ACCOUNT, help="Run as this user, with that user's groups.")
-@click.option("--group", type=_ACCOUNT, help="Run as this group.")
-@click.option("--extra-group", "extra_groups", type=_ACCOUNT, multiple=True, help="A supplementary group.")
+@click.option("--umask", type=UMASK, help="File mode creation mask.")
+@click.option("--user", type=ACCOUNT, help="Run as this user, with that user's groups.")
+@click.option("--group", type=ACCOUNT, help="Run as this group.")
+@click.option("--extra-group", "extra_groups", type=ACCOUNT, multiple=True, help="A supplementary group.")
 @click.option("--no-new-privs", is_flag=True, help="Set-user-id bits and file capabilities have no effect.")
-@click.option("--stdin", type=_PATH, help="Read stdin from a file.")
-@click.option("--stdout", type=_PATH, help="Write stdout to a file.")
-@click.option("--stderr", type=_PATH, help="Write stderr to a file; it may be that of --stdout.")
+@click.option("--stdin", type=PATH, help="Read stdin from a file.")
+@click.option("--stdout", type=PATH, help="Write stdout to a file.")
+@click.option("--stderr", type=PATH, help="Write stderr to a file; it may be that of --stdout.")
 @click.option("--append", is_flag=True, help="Add to those files instead of replacing them.")
 @click.option("--close-fds", is_flag=True, help="Keep descriptors from 3 on, which we were given, to ourselves.")
 @click.option("--ignore-signal", "signal_ignores", metavar="NAME", multiple=True, help="Start it ignoring a signal.")
@@ -149,7 +63,7 @@ _settings = {"allow_interspersed_args": False, "max_content_width": 100}
 @click.option("--block-signal", "signal_mask", metavar="NAME", multiple=True, help="Start it with a signal blocked.")
 @click.option("--strategy", type=click.Choice(["auto", "clone3", "vfork", "posix_spawn", "fork"]), help="How to spawn.")
 @click.option("--json", "json_on_stderr", is_flag=True, help="Report as one line of JSON on stderr.")
-@click.option("--json-file", type=_PATH, help="Report as one line of JSON in a file.")
+@click.option("--json-file", type=PATH, help="Report as one line of JSON in a file.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] PROGRAM [ARGUMENT]...")
 def run(program: tuple[str, ...], json_on_stderr: bool, json_file: str | None, **given: Any) -> int:
     """Run a program with limits, priorities and a deadline, as if it had been started directly.
@@ -172,9 +86,9 @@ def run(program: tuple[str, ...], json_on_stderr: bool, json_file: str | None, *
     import json
 
     try:
-        _write(report, json.dumps({**facts, "status": status}))
+        write_line(report, json.dumps({**facts, "status": status}))
     except OSError as error:
-        _say(f"the report could not be written: {error.strerror}; the program's status was {status}")
+        say(f"the report could not be written: {error.strerror}; the program's status was {status}")
         return OWN_FAILURE
     return status
 
@@ -228,7 +142,7 @@ def _supervised(command: Command) -> tuple[int, dict[str, Any]]:
     try:
         result, timed_out = supervise(command)
     except (CorelaneError, OSError, ValueError) as error:
-        _say(str(error))
+        say(str(error))
         facts: dict[str, Any] = {"args": command.args, "error": str(error)}
         if isinstance(error, SpawnFailed):
             facts |= {"stage": error.stage, "errno": error.errno}
@@ -241,7 +155,7 @@ def _status(result: Result, timed_out: bool) -> int:
     if timed_out:
         return TIMED_OUT
     if code is None:
-        _say("somebody else took the program's status")
+        say("somebody else took the program's status")
         return OWN_FAILURE
     return code if code >= 0 else 128 - code
 
@@ -281,18 +195,3 @@ def _open_report(on_stderr: bool, path: str | None) -> int | None:
     lifted = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(fd)
     return lifted
-
-
-def _say(message: str) -> None:
-    with suppress(OSError):  # there is no other place to complain at
-        _write(2, f"corelane: {message}")
-
-
-def _write(fd: int, line: str) -> None:
-    """One line, whole; sys.stderr may be missing, and would keep what it could not write until the end."""
-    left = line.encode("utf-8", "surrogateescape") + b"\n"
-    while left:
-        try:
-            left = left[os.write(fd, left) :]
-        except BlockingIOError:  # somebody made it non-blocking, for all who share it
-            select.select([], [fd], [])

@@ -1,0 +1,96 @@
+"""How the commands' options are written: each type turns a word of the command line into a value, or says what is wrong
+with it.
+
+Owns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["ACCOUNT", "LIMIT", "PAIR", "PATH", "SECONDS", "TIMEOUT", "UMASK", "VARIABLE", "Type"]
+
+
+class Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3, and no class to subscript before
+    """An option's value, by a function that raises ValueError with the reason."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _seconds(text: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    unit = next((unit for unit in units if text.endswith(unit)), "")
+    try:
+        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: seconds, or a number with one of {', '.join(units)}") from None
+
+
+def _timeout(text: str) -> float:
+    found = _seconds(text)
+    if found == 0:
+        raise ValueError("0 would end the program before it begins; leave the option out for no timeout")
+    return found
+
+
+def _pair(text: str) -> Any:
+    """WORD or WORD:NUMBER."""
+    word, colon, number = text.partition(":")
+    if not colon:
+        return word
+    if not number.isdecimal():
+        raise ValueError(f"{number!r} in {text!r} is no number")
+    return word, int(number)
+
+
+def _amount(text: str) -> int | str:
+    factors = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    digits = text[:-1] if text[-1:] in factors else text
+    if text == "unlimited":
+        return text
+    if not digits.isdecimal():
+        raise ValueError(f"{text!r} is neither a number (K, M, G and T may follow it) nor 'unlimited'")
+    return int(digits) * factors.get(text[-1], 1)
+
+
+def _limit(text: str) -> tuple[str, Any]:
+    name, _, bounds = text.partition("=")
+    soft, colon, hard = bounds.partition(":")
+    if not bounds:
+        raise ValueError(f"{text!r} is not NAME=SOFT or NAME=SOFT:HARD")
+    return name, (_amount(soft), _amount(hard if colon else soft))
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not NAME=VALUE (to remove a variable: --unset)")
+    return name, value
+
+
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise ValueError(f"{text!r} is no octal number like 022") from None
+
+
+def _account(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+SECONDS, TIMEOUT, PAIR = Type("TIME", _seconds), Type("TIME", _timeout), Type("WORD[:NUMBER]", _pair)
+LIMIT, VARIABLE = Type("NAME=SOFT[:HARD]", _limit), Type("NAME=VALUE", _variable)
+UMASK, ACCOUNT = Type("OCTAL", _octal), Type("NAME|ID", _account)
+PATH = click.Path()
