@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["LOOK_AGAIN", "Driver", "Job", "Work", "work_of"]
 
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
+_STEP = STEP_NS / 1e9
 LOOK_AGAIN = 0.02  # seconds after which it is asked again whether there is room
 
 
@@ -178,6 +179,11 @@ class Driver:
         """Whether anything lives, is ready, or waits for its next try."""
         return bool(self.batch.live or self.batch.ready or self._later or self._functions)
 
+    @property
+    def has_results(self) -> bool:
+        """Whether works are through that nobody has taken."""
+        return bool(self._done)
+
     def deliver(self, work: Work, result: Result) -> None:
         """A work is through."""
         self._done.append((work, result))
@@ -231,19 +237,28 @@ class Driver:
             if not kept:
                 del self._later[clock]
 
-    def turn(self) -> None:
-        """Start what can be, and wait until something has ended, though not for long."""
+    def turn(self, at_most: float | None = None) -> float | None:
+        """Start what can be, and wait until something has ended, though not for long.
+
+        Args:
+            at_most: seconds of the wait, for somebody who waits for other things too.
+
+        Returns:
+            Seconds until the next try is due; None if none waits.
+        """
         pause, clock = self._start_due()
         if self._functions:
             self._take_posted(0)
+        span = min(each for each in (pause, at_most, _STEP) if each is not None)
         if not self._start_ready():
             self._wait_for_room()
         elif self.batch.live and not self._done:
-            self._collect(STEP_NS if pause is None else min(STEP_NS, round(pause * 1e9)))
+            self._collect(round(span * 1e9))
         elif self._functions and not self._done:
-            self._take_posted(STEP_NS / 1e9 if pause is None else min(STEP_NS / 1e9, pause))
+            self._take_posted(span)
         elif pause is not None and not self._done:
-            clock.sleep(pause)
+            clock.sleep(pause if at_most is None else min(pause, at_most))
+        return pause
 
     def _wait_for_room(self) -> None:
         if self.batch.live:  # the first stages of a pipeline that waits for room for its others
