@@ -12,6 +12,7 @@ import corelane
 __all__ = ["program"]
 
 _COMMANDS = {
+    "batch": ("corelane.cli.batch", "batch"),
     "bench": ("corelane.cli.bench.command", "bench"),
     "run": ("corelane.cli.run", "run"),
 }
