@@ -106,12 +106,8 @@ def batch(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         raise click.UsageError("--resume needs the --joblog that says what is done")
     if given["dry_run"]:
         return _dry_run(source, given["joblog"] if given["resume"] else None)
-    try:
-        jobs = _jobs(source, **given)
-        jobs.run()
-    except OSError as error:
-        say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        return OWN_FAILURE
+    jobs = _jobs(source, **given)
+    jobs.run()
     return _end(jobs)
 
 
@@ -196,7 +192,7 @@ def _dry_run(source: Source, log: str | None) -> int:
             else:
                 write_line(1, quote(*entry.args))
     except BrokenPipeError:
-        _die_of(signal.SIGPIPE)
+        return _die_of(signal.SIGPIPE)
     except (LogError, OSError, ValueError) as error:
         say(str(error))
         return OWN_FAILURE
@@ -288,22 +284,24 @@ def _limits(concurrency: int) -> dict[str, Any]:
 def _end(jobs: Jobs) -> int:
     """Say what was and was not done, and return the status for it."""
     tally = jobs.tally
+    stopped = None if tally.is_complete else jobs.stopped_by
     if jobs.broken:
         say(jobs.broken)
-    stopped = jobs.stopped_by if not tally.is_complete else None
     if stopped is not None:
         say(f"stopped by {stopped.name}: {tally}")
     elif jobs.broken or tally.failed or not tally.is_complete:
-        say(str(tally))
+        say(f"{'halted: ' if jobs.is_halted else ''}{tally}")
     if jobs.reader_left:
-        _die_of(signal.SIGPIPE)
+        return _die_of(signal.SIGPIPE)
     if jobs.broken:
         return OWN_FAILURE
     if stopped is signal.SIGINT:
-        _die_of(stopped)  # so that a script that runs us is ended, too
-    return 128 + stopped if stopped is not None else min(tally.failed, _MANY)
+        return _die_of(stopped)  # so that a script that runs us is ended, too
+    return min(tally.failed, _MANY) if stopped is None else 128 + stopped
 
 
-def _die_of(number: signal.Signals) -> None:
+def _die_of(number: signal.Signals) -> int:
+    """End by a signal; returns the status that stands for it, to a first process that no signal ends."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+    return 128 + number

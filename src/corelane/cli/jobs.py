@@ -25,7 +25,7 @@ from corelane.cli.joblog import JobLog, line_of
 from corelane.cli.messages import message
 from corelane.cli.output import Block, Outbox, Place
 from corelane.cli.tally import Halt, Tally
-from corelane.errors import CallFailed
+from corelane.errors import CallFailed, CorelaneError
 from corelane.process import Command
 from corelane.process.batch import unstarted
 from corelane.process.work import Driver, Job
@@ -41,7 +41,7 @@ _STEP = 0.5  # seconds of one sleep; a signal that comes just before it is seen 
 _LOOK = 0.02  # seconds, where the engine has no descriptor to be waited for together with others
 _LEAVES_WITHIN = 2.0  # seconds: what SIGKILL has not ended by then is in uninterruptible sleep
 _UNWRITTEN = 256  # jobs that have ended and wait to be written, until no more are started
-_COUNTED = 1_000_000  # of what was not started, at most
+_COUNTS_FOR = 0.2  # seconds: how many were not started is worth no longer wait
 _STARTING, _DRAINING, _KILLED = range(3)
 
 
@@ -53,7 +53,7 @@ class Task(Job):
         place: where it runs; None if it never does.
         began: when its last try was started, in seconds since the epoch.
         was_killed: whether we sent it SIGKILL.
-        status: "ok", "failed", "killed", or "left": it was not run. result, error: what it came to.
+        status: as a Tally counts it: "left" until it is settled. result, error: what it came to.
         blocks: its output, when it has ended.
     """
 
@@ -102,7 +102,7 @@ class Jobs:
         tally: what became of the jobs.
         stopped_by: the signal that ended it early, or None.
         broken: why it ended early by itself, in words; "" if it did not.
-        reader_left: nobody reads our output any more.
+        reader_left: nobody reads our output any more. is_halted: there were as many failures as `halt` says.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Jobs:
         self.tally = Tally()
         self.stopped_by: signal.Signals | None = None
         self.broken = ""
-        self.reader_left = False
+        self.reader_left = self.is_halted = False
         self._stage = self._wanted = _STARTING
         self._kill_at = self._leave_at = float("inf")  # monotonic seconds
         self._ends = self._failures = 0
@@ -151,7 +151,7 @@ class Jobs:
         """Run all of it. To be called once, in the main thread of a program that then ends: it takes the signals.
 
         Raises:
-            OSError: no engine, or no temporary file, could be made; what ran was killed.
+            OSError, MemoryError: there is no engine.
         """
         self._listen()
         try:
@@ -185,9 +185,9 @@ class Jobs:
     def _is_over(self) -> bool:
         if time.monotonic() >= self._leave_at:
             return True
-        return not (
-            self._running or self._outbox or self._turns or (self._wanted == _STARTING and not self._source.at_end)
-        )
+        if self._running or self._outbox or self._turns:
+            return False
+        return self._wanted > _STARTING or self._source.at_end
 
     @property
     def _has_room(self) -> bool:
@@ -204,7 +204,11 @@ class Jobs:
                 return
             if entry is None:
                 return
-            self._start(entry)
+            try:
+                self._start(entry)
+            except (OSError, CorelaneError) as error:  # of this job as of any other
+                self.tally.left += 1
+                self._break(f"nothing can be started: {error}")
 
     def _next(self) -> Entry | None:
         """The next job that was not done before, if it is here."""
@@ -243,7 +247,8 @@ class Jobs:
     def _wait(self) -> None:
         """Until something has happened, though not for long."""
         now = time.monotonic()
-        limit = max(0.0, min(_STEP, self._kill_at - now, self._leave_at - now))
+        until = min(self._kill_at, self._leave_at, self._progress.due if self._progress is not None else now + _STEP)
+        limit = max(0.0, min(_STEP, until - now))
         batch = self._driver.batch
         reader = self._outbox.waits_for
         feeder = self._source.fd if self._has_room else None
@@ -275,12 +280,17 @@ class Jobs:
             self._running.discard(task)
             self._free.append(task.place)
             task.result = result
-            if result.error is None:
-                self._settle(task, "ok", None, task.place.output())
-            elif task.was_killed:
-                self._settle(task, "killed", str(result.error), [])
+            error = None if result.error is None else str(result.error)
+            if error is not None and task.was_killed:
+                self._settle(task, "killed", error, [])
+                continue
+            try:
+                blocks = task.place.output()
+            except OSError as wrong:
+                self._break(f"output cannot be kept: {wrong.strerror}")
+                self._settle(task, "lost", error, [])
             else:
-                self._settle(task, "failed", str(result.error), task.place.output())
+                self._settle(task, "ok" if error is None else "failed", error, blocks)
 
     def _settle(self, task: Task, status: str, error: str | None, blocks: list[Block]) -> None:
         """It is known what became of it; its output is still to be written."""
@@ -292,6 +302,7 @@ class Jobs:
             said = message(f"{entry.where if task.command is None else f'job {entry.seq}'}: {error}")
             blocks.append(Block(2, f"{said}\n".encode("utf-8", "surrogateescape")))
             if self._halt.is_reached(self._failures, self._ends):
+                self.is_halted = True
                 self._want(_KILLED if self._halt.when == "now" else _DRAINING)
         if not self._ordered:
             self._outbox.put(task, blocks)
@@ -341,7 +352,8 @@ class Jobs:
             self._account(task, False)
         with suppress(OSError, ValueError):
             self._signals.clear()
-            while self.tally.left < _COUNTED and self._next() is not None:
+            until = time.monotonic() + _COUNTS_FOR
+            while time.monotonic() < until and self._next() is not None:
                 self.tally.left += 1
         self.tally.left_is_all = self._source.at_end
 

@@ -28,6 +28,12 @@ class Progress:
         self._began = time.monotonic()
         self._due = 0.0
         self._shown = False
+        self._is_late = True
+
+    @property
+    def due(self) -> float:
+        """The monotonic time at which it has something new to show."""
+        return self._due if self._is_late else float("inf")
 
     def show(self, ended: int, failed: int, running: int, skipped: int) -> None:
         """Draw it, if it was not drawn just now.
@@ -36,7 +42,8 @@ class Progress:
             ended: jobs that need not be run any more, `failed` and `skipped` ones among them.
         """
         now = time.monotonic()
-        if now < self._due:
+        self._is_late = now < self._due
+        if self._is_late:
             return
         self._due = now + _EVERY
         passed = now - self._began

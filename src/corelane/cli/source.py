@@ -36,6 +36,7 @@ __all__ = [
 
 _AT_ONCE = 1 << 16
 _LONGEST = 1 << 24  # bytes of one record: more than any command line has room for
+_BLANKS = 2 * _AT_ONCE  # lines that are passed over by one call: more than a read brings, and soon done
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
@@ -85,8 +86,8 @@ class Records:
         self.fd: int | None = fd
         self.at_end = False
         self._separator = separator
-        self._whole: deque[bytes] = deque()
-        self._begun = b""
+        self._whole: deque[bytearray] = deque()
+        self._begun = bytearray()
         self._input = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -97,15 +98,17 @@ class Records:
             if self.at_end or not self._poll.poll(0):
                 return None
             self._read()
-        return os.fsdecode(self._whole.popleft())
+        return os.fsdecode(bytes(self._whole.popleft()))
 
     def _read(self) -> None:
         try:
             chunk = os.read(self._input, _AT_ONCE)
         except BlockingIOError:  # somebody else has taken it
             return
-        *whole, self._begun = (self._begun + chunk).split(self._separator)
-        self._whole.extend(whole)
+        self._begun += chunk
+        if self._separator in chunk:
+            *whole, self._begun = self._begun.split(self._separator)
+            self._whole.extend(whole)
         if len(self._begun) > _LONGEST:
             raise ValueError(f"a record of the input is longer than {_LONGEST >> 20} MiB")
         if not chunk:
@@ -174,12 +177,15 @@ class Source:
         return self._records.at_end
 
     def take(self) -> Entry | None:
-        """The next job; None: it is not here yet, or `at_end`.
+        """The next job; None: it is not here yet, there were many blank lines, or `at_end`.
 
         Raises:
             OSError, ValueError: the input cannot be read.
         """
-        while (record := self._records.take()) is not None:
+        for _ in range(_BLANKS):
+            record = self._records.take()
+            if record is None:
+                return None
             self._number += 1
             try:
                 entry = self._parse(record)
@@ -197,6 +203,7 @@ class Source:
 # ---- what a record says ----------------------------------------------------------------------------------------------
 
 _PLAIN = re.compile(r"[^'\"\\<>|&;\x0b\x0c\x1c-\x1f\x80-\U0010ffff]*").fullmatch
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""")
 _OPERATORS = {"<", ">", ">>", "<<", "|", "||", "&", "&&", ";", "2>", "2>>", "2>&1", ">&2", "&>", "|&"}
 
 
@@ -212,8 +219,8 @@ def words_line(line: str) -> Entry | None:
     if _PLAIN(line):
         return Entry(line.split())
     words = shlex.split(line)
-    for operator in _OPERATORS.intersection(words, line.split()):  # as a word of its own in the line: not in quotes
-        raise ValueError(f"{operator!r} means something to a shell only: give --shell, or quote it")
+    if bare := _OPERATORS.intersection(words, _QUOTED.sub("_", line).split()):
+        raise ValueError(f"{min(bare)!r} means something to a shell only: give --shell, or quote it")
     return Entry(words)
 
 
