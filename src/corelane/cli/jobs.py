@@ -60,7 +60,7 @@ class Task(Job):
     __slots__ = ("began", "blocks", "entry", "error", "place", "result", "status", "was_killed")
 
     def __init__(self, entry: Entry, command: Command | None, place: Place | None) -> None:
-        super().__init__(command, entry.seq)  # type: ignore[arg-type]  # None: it is never started
+        super().__init__(command, entry.seq)
         self.entry = entry
         self.place = place
         self.began = time.time()
