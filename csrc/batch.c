@@ -321,7 +321,7 @@ static void pass_the_deadline(cl_batch *batch, int32_t leader)
 /* Something has become of a stage: what that means for the others. */
 static void look_at_pipeline(cl_batch *batch, int32_t leader)
 {
-    int running = 0, killed = batch->leader == leader && batch->is_broken;
+    int running = 0, is_building = batch->leader == leader, killed = is_building && batch->is_broken;
     pass_the_deadline(batch, leader);
     for (int32_t at = leader; at != NOWHERE; at = batch->slots[at].next_stage) {
         running += batch->slots[at].run->phase == CL__RUNNING;
@@ -329,7 +329,9 @@ static void look_at_pipeline(cl_batch *batch, int32_t leader)
     }
     for (int32_t at = killed ? leader : NOWHERE; at != NOWHERE; at = batch->slots[at].next_stage)
         kill_stage(batch, at);
-    if (running || batch->leader == leader)
+    if (is_building)
+        batch->is_broken = killed; /* those that are to come need no room then, for which it might wait for long */
+    if (running || is_building)
         return;
     for (int32_t at = batch->slots[leader].next_stage, next; at != NOWHERE; at = next) {
         next = batch->slots[at].next_stage;
