@@ -11,23 +11,17 @@ import threading
 import time
 import weakref
 
+import loops
 import pytest
 from faults_child import children, fresh, nothing_left, raises, until
 from helpers import needs_linux
+from loops import cancelled_at_every_turn, eventually, new_loop, turns
 
 import corelane as cl
 from corelane.process import loop as loop_module
 
+kind, run = loops.kind, loops.run  # fixtures
 FOREVER = ["sleep", "1000"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _libuv_is_initialised():
-    """Its pipe for signals is of the process, and stays."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        uvloop.run(asyncio.sleep(0))
 
 
 @pytest.fixture(autouse=True)
@@ -36,58 +30,8 @@ def _nothing_left():
         yield
 
 
-def new_loop(kind):
-    return asyncio.new_event_loop() if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def kind(request):
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-    return request.param
-
-
-@pytest.fixture
-def run(kind):
-    """Runs a coroutine in a loop of its own."""
-
-    def in_a_loop(coroutine):
-        with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
-            return runner.run(coroutine)
-
-    return in_a_loop
-
-
 def say(text, status=0):
     return ["sh", "-c", 'printf %s "$0"; exit "$1"', text, str(status)]
-
-
-async def turns(count):
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def eventually(condition):
-    async with asyncio.timeout(20):
-        while not (value := condition()):
-            await asyncio.sleep(0.001)
-    return value
-
-
-def cancelled_at_every_turn(run, make):
-    """Cancels what `make` makes after each number of turns of the loop: nothing may live when it says it is over."""
-
-    async def once(count):
-        task = asyncio.ensure_future(make())
-        await turns(count)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, cl.SpawnFailed):
-            await task
-        assert children() == before, f"after {count} turns"
-
-    before = children()
-    for count in (*range(25), 50, 100, 200, 400):
-        run(once(count))
 
 
 # ---- run_async -------------------------------------------------------------------------------------------------------

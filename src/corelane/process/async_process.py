@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import functools
 import os
 import signal
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 
 from corelane._ffi import lib
@@ -66,8 +65,7 @@ class AsyncProcess(Child):
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[bool]] = []
         self._files: list[Any] = []  # whose transport is not made yet
-        self._writes: asyncio.WriteTransport | None = None
-        self._reads: list[asyncio.ReadTransport] = []
+        self._protocols: list[_Protocol] = []
         super().__init__(command)
 
     def _undone_within(self) -> float:
@@ -118,15 +116,14 @@ class AsyncProcess(Child):
                 continue
             reader = asyncio.StreamReader(sizes[i] or _LIMIT, loop)
             protocol = _Protocol(reader, loop=loop)
-            factory = functools.partial(_same, protocol)
-            if i == 0:
-                self._writes, _ = await loop.connect_write_pipe(factory, file)
-                self.stdin = asyncio.StreamWriter(self._writes, protocol, None, loop)
-            else:
-                reads, _ = await loop.connect_read_pipe(factory, file)
-                self._reads.append(reads)
-                setattr(self, name, reader)
-            self._files[i] = None  # it is its transport's now
+            self._protocols.append(protocol)
+            connect = loop.connect_read_pipe if i else loop.connect_write_pipe
+            try:
+                transport, _ = await _whole(connect(protocol.itself, file))
+            finally:
+                if protocol.is_made:
+                    self._files[i] = None
+            setattr(self, name, reader if i else asyncio.StreamWriter(transport, protocol, None, loop))
 
     # ---- waiting -----------------------------------------------------------------------------------------------
 
@@ -263,24 +260,20 @@ class AsyncProcess(Child):
     def close(self) -> None:
         """Close our ends of the pipes; what was written goes on its way first. The child is left alone; it may notice
         end of file, or SIGPIPE."""
-        if self._writes is not None:
-            self._writes.close()
-        for transport in self._reads:
-            transport.close()
+        for protocol in self._protocols:
+            if protocol.transport is not None:
+                protocol.transport.close()
 
     def _drop_streams(self) -> None:
         """As `close`, but what was not yet written is lost. Also from a destructor, in whatever thread."""
         for file in self._files:
             if file is not None:
                 file.close()
-        ends = [transport.close for transport in self._reads]
-        if self._writes is not None:
-            ends.append(self._writes.abort)
-        for end in ends:
+        for protocol in self._protocols:
             if asyncio._get_running_loop() is self._loop:
-                end()
+                protocol.drop()
             elif not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(end)
+                self._loop.call_soon_threadsafe(protocol.drop)
 
     async def __aenter__(self) -> AsyncProcess:
         self._kill_dropped = True
@@ -348,14 +341,49 @@ class Spawning:
         await process.__aexit__(kind, error, trace)
 
 
+async def _whole(connecting: Coroutine[Any, Any, Any]) -> Any:
+    """Await it to its end; a cancellation goes on after it. Of a transport that is half made it is not known whose the
+    descriptor is: uvloop's closes it, by its number, some time after it was cancelled."""
+    task = asyncio.ensure_future(connecting)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
 class _Protocol(asyncio.StreamReaderProtocol):
+    """Of one pipe, with the transport for as long as it is open."""
+
+    transport: Any = None
+    is_made = False  # the transport: the file is its own
+
+    def itself(self) -> _Protocol:
+        return self
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport, self.is_made = transport, True
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        super().connection_lost(error)
+
     def eof_received(self) -> bool:
         super().eof_received()
         return False  # close it: a pipe is not half of something, as a socket is
 
-
-def _same(protocol: _Protocol) -> _Protocol:
-    return protocol
+    def drop(self) -> None:
+        """Close the pipe; what was not yet written is lost."""
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
+        elif self.transport is not None:
+            self.transport.close()
 
 
 def _answer(waiter: asyncio.Future[bool], answer: bool) -> None:
