@@ -387,8 +387,9 @@ def test_an_interrupt_in_the_loops_callback(kind, monkeypatch):
 
     def interrupted(self, at_most_ns):
         real(self, at_most_ns)
-        monkeypatch.undo()
-        raise KeyboardInterrupt
+        if len(self._sinks) < 3:  # one has ended
+            monkeypatch.undo()
+            raise KeyboardInterrupt
 
     loop = new_loop(kind)
     tasks = [loop.create_task(cl.run_async(command)) for command in (["sleep", "0.1"], FOREVER, FOREVER)]

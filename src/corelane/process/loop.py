@@ -49,7 +49,8 @@ class Engine(Driver):
         self._sinks: dict[Work, Callable[[Result], None]] = {}  # who waits for what
         self._pauses: dict[Work, asyncio.Task[None]] = {}  # by clocks whose sleep is a coroutine function
         self._reads = -1  # the descriptor that is in the loop's selector
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0  # when it calls, by the loop's clock
         self._look_every = LOOK_FIRST
         self._is_to_rest = False
 
@@ -187,10 +188,10 @@ class Engine(Driver):
         assert self._loop is not None
         when = self._loop.time() + pause
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._due <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._at_timer)
+        self._timer, self._due = self._loop.call_at(when, self._at_timer), when
 
     def _rest(self) -> None:
         """Out of the loop, unless something lives again."""
