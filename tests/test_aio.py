@@ -3,6 +3,7 @@ ends."""
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -360,9 +361,11 @@ def test_a_fork_with_children_alive(run):
         waiting = asyncio.ensure_future(anext(many))
         await turns(3)
         alive = children()
+        engine = loop_module.engine_of(asyncio.get_running_loop())
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
+                assert not engine.kill(next(iter(engine._sinks)))
                 tasks[0].cancel()
                 del many
                 loop_module._engines.clear()
@@ -471,6 +474,15 @@ def test_with_no_room_at_all_it_is_tried_for_a_second(run):
         assert (await task).ok
 
     run(main())
+
+
+def test_with_no_descriptor_for_the_engines_timer(run, monkeypatch):
+    def no_room(batch):
+        raise cl.CallFailed(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr("corelane.process.batch.Batch.arm", no_room)
+    with pytest.raises(cl.ProcessTimeout):
+        run(cl.run_async(FOREVER, timeout=0.05))
 
 
 # ---- run_many_async --------------------------------------------------------------------------------------------------
@@ -658,6 +670,24 @@ def test_many_cancelled_at_every_turn(run, source):
                 pass
 
     cancelled_at_every_turn(run, many)
+
+
+def test_more_cancellations_do_not_end_the_wait_for_many(run):
+    async def many():
+        async with cl.run_many_async([FOREVER] * 3, concurrency=3) as results:
+            async for _ in results:
+                pass
+
+    async def main():
+        task = asyncio.ensure_future(many())
+        await eventually(lambda: len(children()) == 3)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+        assert children() == []
+
+    run(main())
 
 
 def test_cancelling_a_wait_for_one_result_ends_nothing(run):

@@ -135,6 +135,21 @@ def test_several_tasks_wait_and_one_is_cancelled(run):
     run(main())
 
 
+@needs_clone  # elsewhere there is no descriptor
+def test_the_loop_has_the_descriptor_only_while_somebody_waits(run):
+    async def main():
+        async with FOREVER.spawn_async() as process:
+            loop, fd = asyncio.get_running_loop(), process.fileno()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(process.wait(), 0.01)
+            assert not loop.remove_reader(fd)
+            process.kill()
+            await process.wait()
+            assert not loop.remove_reader(fd)
+
+    run(main())
+
+
 def test_check(run):
     async def main():
         await (await cl.Command("true").spawn_async()).check()
@@ -246,6 +261,18 @@ def test_stderr_is_a_stream_of_its_own(run):
     run(main())
 
 
+def test_a_pipe_at_its_end_is_closed(run):
+    """Without anybody's leaving a block."""
+
+    async def main():
+        process = await sh("echo x").spawn_async(stdout=cl.PIPE)
+        assert await process.stdout.read() == b"x\n"
+        await eventually(lambda: process._protocols[0].transport is None)
+        await process.wait()
+
+    run(main())
+
+
 # ---- the end of a block ----------------------------------------------------------------------------------------------
 
 
@@ -298,6 +325,24 @@ def test_a_second_cancellation_ends_the_grace(run):
             await task
         assert time.monotonic() - began < 4
         assert children() == []
+
+    run(main())
+
+
+def test_more_cancellations_end_nothing_but_the_grace(run):
+    async def block():
+        async with FOREVER.spawn_async(stdout=cl.PIPE) as process:
+            await process.wait()
+
+    async def main():
+        for count in range(1, 30):
+            task = asyncio.ensure_future(block())
+            await turns(count)
+            while not task.done():
+                task.cancel()
+                await asyncio.sleep(0)
+            assert task.cancelled()
+            assert children() == []
 
     run(main())
 

@@ -273,6 +273,7 @@ class Engine(Driver):
         super().close()
 
     def __del__(self) -> None:
+        # The core kills by itself when it is freed; what was opened for the children, and who does not die, is ours.
         if hasattr(self, "batch") and self.busy:
             self.close()
 
