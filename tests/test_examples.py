@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -52,3 +53,54 @@ def test_a_service_that_cannot_be_started_is_an_error(tmp_path):
         said, complaints = proc.communicate(timeout=PATIENCE)
     assert (proc.returncode, said) == (1, "")
     assert complaints.startswith("cannot start ")
+
+
+# ---- the Slurm job ---------------------------------------------------------------------------------------------------
+
+
+def slurm(jobs, **variables):
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    return subprocess.Popen(
+        ["bash", str(EXAMPLES / "slurm_array.sh"), str(jobs)],
+        env={**os.environ, "PATH": path, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_slurm_job_runs_as_plain_bash(tmp_path):
+    (tmp_path / "jobs").write_text("echo one\necho 'two words'\n")
+    with slurm(tmp_path / "jobs") as proc:
+        said, complaints = proc.communicate(timeout=PATIENCE)
+    assert (proc.returncode, sorted(said.splitlines()), complaints) == (0, ["one", "two words"], "")
+    with slurm(tmp_path / "jobs") as proc:
+        assert proc.communicate(timeout=PATIENCE) == ("", "")  # all of it is done
+
+
+def test_the_tasks_of_an_array_share_the_lines(tmp_path):
+    (tmp_path / "jobs").write_text("".join(f"echo {n}\n" for n in range(10)))
+    found = []
+    for task in range(3):
+        with slurm(tmp_path / "jobs", SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_TASK_COUNT="3") as proc:
+            found += proc.communicate(timeout=PATIENCE)[0].split()
+    assert sorted(found) == [str(n) for n in range(10)]
+
+
+def test_a_slurm_job_goes_on_after_a_term(tmp_path):
+    """The job that runs is let to its end; those after it are for the next time. No scontrol is here to requeue it."""
+    wait = f"sh -c 'touch {tmp_path}/up; until test -e {tmp_path}/go; do sleep 0.01; done; echo first'\n"
+    (tmp_path / "jobs").write_text(wait + "echo second\n")
+    with slurm(tmp_path / "jobs", SLURM_CPUS_PER_TASK="1") as proc:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < deadline, "the first job has not started"
+            time.sleep(0.002)
+        proc.send_signal(signal.SIGTERM)
+        assert "no more is started" in proc.stderr.readline()
+        (tmp_path / "go").touch()
+        said, complaints = proc.communicate(timeout=PATIENCE)
+    assert (proc.returncode, said) == (143, "first\n")
+    assert "stopped by SIGTERM: 1 done, 0 failed, 1 not started" in complaints
+    with slurm(tmp_path / "jobs", SLURM_CPUS_PER_TASK="1") as proc:
+        assert proc.communicate(timeout=PATIENCE)[0] == "second\n"

@@ -22,10 +22,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from corelane.cli.joblog import JobLog, line_of
-from corelane.cli.messages import message
+from corelane.cli.messages import message, say
 from corelane.cli.output import Block, Outbox, Place
 from corelane.cli.tally import Halt, Tally
-from corelane.errors import CallFailed, CorelaneError
+from corelane.errors import CorelaneError, NotSupported
 from corelane.process import Command
 from corelane.process.batch import unstarted
 from corelane.process.work import Driver, Job
@@ -155,7 +155,7 @@ class Jobs:
         """
         self._listen()
         try:
-            with suppress(CallFailed):  # this platform has none
+            with suppress(NotSupported):  # this platform has none
                 self._engine_fd = self._driver.batch.fileno()
             while not self._is_over():
                 self._heed_signals()
@@ -411,6 +411,8 @@ class Jobs:
                 if number != signal.SIGINT:
                     self._kill_at = now + self._grace
                     self._want(_DRAINING)
+                    if self._running and select.select([], [2], [], 0)[1]:
+                        say(f"{number.name}: no more is started; {len(self._running)} have {self._grace:g} s to end")
                     continue
             elif number == signal.SIGINT and self._stage == _KILLED:
                 self._leave_at = now
