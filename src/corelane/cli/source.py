@@ -7,7 +7,6 @@ arguments and never parsed, by a shell or by us.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -72,6 +71,8 @@ class Entry:
     @property
     def key(self) -> str:
         """By which a log knows the job in a later run: its id, or else all that it was asked to do."""
+        import hashlib  # loads OpenSSL, which few batches need
+
         identity = self._identity or self.args if self.id is None else {"id": self.id}
         return hashlib.blake2b(_encode(identity).encode(), digest_size=16).hexdigest()
 
