@@ -23,6 +23,7 @@ from corelane.cli.messages import say, write_line
 from corelane.cli.source import Records, Source, Template, Values, json_line, shell_line, shell_template, words_line
 from corelane.cli.tally import Halt
 from corelane.cli.values import PATH, SECONDS, TIMEOUT, Type
+from corelane.errors import CorelaneError
 from corelane.process import Command, Retry, quote
 from corelane.process.values import cpu_list, seconds
 
@@ -107,7 +108,11 @@ def batch(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     if given["dry_run"]:
         return _dry_run(source, given["joblog"] if given["resume"] else None)
     jobs = _jobs(source, **given)
-    jobs.run()
+    try:
+        jobs.run()
+    except (CorelaneError, OSError) as error:  # of the engine's own; what ran was killed
+        say(f"{error}; {jobs.tally}")
+        return OWN_FAILURE
     return _end(jobs)
 
 
