@@ -57,9 +57,22 @@ class Function:
     def __or__(self, other: Any) -> Pipeline:
         return Pipeline(self, other)
 
+    def __ror__(self, other: Any) -> Pipeline:
+        return Pipeline(other, self)
+
     def option(self, name: str, default: Any = None) -> Any:
         """As of a Command; it has none."""
         return default
+
+    def without_objects(self) -> Function:
+        """This, or, where its function cannot be pickled (a lambda, a closure), one with only its name."""
+        import pickle
+
+        try:
+            pickle.dumps(self.function)
+        except Exception:  # whatever its own `__reduce__` raises
+            return Function(_Name(_name_of(self.function)), self.unit)
+        return self
 
     @property
     def args(self) -> tuple[str]:
@@ -73,9 +86,23 @@ class Function:
         return hash((self.function, self.unit))
 
     def __str__(self) -> str:
-        return f"over_{self.unit}({getattr(self.function, '__name__', self.function)})"
+        return f"over_{self.unit}({_name_of(self.function)})"
 
     __repr__ = __str__
+
+
+class _Name:
+    """What is left of a function that could not be pickled."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self, pieces: Any) -> Any:
+        raise TypeError(f"{self.__name__} could not be pickled: give a function that a module defines")
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
 
 
 def over_lines(function: Callable[[Iterator[str]], Iterable[str]]) -> Function:
@@ -122,8 +149,9 @@ class Pipeline(Runnable):
     def __init__(self, *stages: Any, **options: Unpack[Options]) -> None:
         flat: list[Command | Function] = []
         given: dict[str, Any] = {}
-        for stage in stages:
+        for n, stage in enumerate(stages):
             if isinstance(stage, Pipeline):
+                _check_ends(stage, n == 0, n == len(stages) - 1)
                 flat += stage.stages
                 given.update(stage._options)
             elif isinstance(stage, (Command, Function)):
@@ -159,7 +187,7 @@ class Pipeline(Runnable):
         """
         given: dict[str, Any] = dict(options)
         for name in given.keys() & _NOWHERE.keys():
-            if given[name]:
+            if is_asked(given[name]):
                 raise ValueError(f"{name}= is not for a pipeline: {_NOWHERE[name]}")
         whole = {name: value for name, value in given.items() if name in WHOLE}
         each: dict[str, Any] = {name: value for name, value in given.items() if name not in WHOLE}
@@ -210,7 +238,7 @@ class Pipeline(Runnable):
     def without_objects(self) -> Pipeline:
         """This pipeline without the options that hold open files and the like: what can be pickled."""
         held = [name for name, value in self._options.items() if not is_plain(value)]
-        stages = tuple(s.without_objects() if isinstance(s, Command) else s for s in self.stages)
+        stages = tuple(stage.without_objects() for stage in self.stages)
         new = Pipeline.__new__(Pipeline)
         new._set(stages, {name: value for name, value in self._options.items() if name not in held})
         return new
@@ -230,8 +258,7 @@ class Pipeline(Runnable):
         if isinstance(pipeline.stdin, (str, bytes, tuple)):
             raise ValueError(f"{pipeline}: a process is not fed; give stdin=PIPE and write to .stdin, or use run")
         process = pipeline._process(for_run=False)
-        for stage in process.stages:
-            stage._kill_dropped = False  # it is its caller's now; see Command.spawn
+        process._kill_dropped = False  # it is its caller's now; see Command.spawn
         return process
 
     def _process(self, for_run: bool) -> PipelineProcess:
@@ -248,6 +275,15 @@ class Pipeline(Runnable):
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Pipeline is immutable: use with_options({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Pipeline is immutable")
+
+    def __copy__(self) -> Pipeline:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pipeline:
+        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pipeline):
@@ -275,9 +311,14 @@ def _restore(stages: tuple[Command | Function, ...], options: dict[str, Any]) ->
     return new
 
 
+def is_asked(value: Any) -> bool:
+    """Whether an option is more than the default spelled out; 0 is a process group, and a descriptor."""
+    return value is not None and value is not False
+
+
 def _check_stage(stage: Command, is_first: bool, is_last: bool) -> None:
-    for name in stage.options_given:
-        if name in _NOWHERE:
+    for name, value in stage.options_given.items():
+        if name in _NOWHERE and is_asked(value):
             raise ValueError(f"{stage}: {name}= is not for a stage of a pipeline: {_NOWHERE[name]}")
         if name == "stdin" and not is_first:
             raise ValueError(f"{stage}: its stdin is the stage before it; only the first one can have stdin=")
@@ -287,3 +328,9 @@ def _check_stage(stage: Command, is_first: bool, is_last: bool) -> None:
             raise ValueError(
                 f"{stage}: {name}= is of the whole pipeline: give it to that, (a | b).with_options({name}=...)"
             )
+
+
+def _check_ends(part: Pipeline, is_first: bool, is_last: bool) -> None:
+    for name, is_there in (("stdin", is_first), ("stdout", is_last)):
+        if part.option(name) is not None and not is_there:
+            raise ValueError(f"{part}: its {name}= would be lost, for within a pipeline that is another stage's")

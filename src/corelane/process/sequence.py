@@ -8,7 +8,7 @@ from corelane.process.work import Driver, Work, work_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from typing import Any, Unpack
+    from typing import Any, NoReturn, Unpack
 
     from corelane.process.typed import Options
 
@@ -63,11 +63,33 @@ class Sequence(Runnable):
         """This sequence without the options that hold open files and the like: what can be pickled."""
         return Sequence(*(step.without_objects() for step in self.steps))
 
+    def spawn(self, **options: Unpack[Options]) -> NoReturn:
+        """No: nobody would start the next one while the caller is busy.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{self}: a sequence is run, with run, read or run_many; spawn and stream its commands one by one"
+        )
+
+    def _process(self, for_run: bool) -> NoReturn:
+        self.spawn()
+
     def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
         return Steps(self, index, use, parent)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a Sequence is immutable: use with_options or then")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Sequence is immutable")
+
+    def __copy__(self) -> Sequence:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sequence:
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self.steps == other.steps
