@@ -37,18 +37,23 @@ static PyMethodDef enter_method = {"__enter__", enter, METH_NOARGS, "The object 
 
 #define REAP_NS 5000000000LL /* what SIGKILL has not ended by then is in uninterruptible sleep */
 
+/* The scope of the first is that of all. It goes before anything is reaped: until then its number is its own. */
 static void kill_and_reap(PyObject *self)
 {
-    PyObject *address = PyObject_GetAttrString(self, "_address");
-    cl_process *process = address ? PyLong_AsVoidPtr(address) : NULL;
-    Py_XDECREF(address);
-    if (!process)
-        return;
-    Py_BEGIN_ALLOW_THREADS
-    cl_process_signal_scope(process, SIGKILL);
-    cl_process_signal(process, SIGKILL);
-    cl_process_wait(process, REAP_NS);
-    Py_END_ALLOW_THREADS
+    PyObject *addresses = PyObject_GetAttrString(self, "_addresses");
+    Py_ssize_t count = addresses ? PyTuple_Size(addresses) : 0;
+    for (Py_ssize_t i = 0; i < 2 * count; i++) {
+        cl_process *process = PyLong_AsVoidPtr(PyTuple_GetItem(addresses, i % count));
+        Py_BEGIN_ALLOW_THREADS
+        if (i == 0)
+            cl_process_signal_scope(process, SIGKILL);
+        if (i < count)
+            cl_process_signal(process, SIGKILL);
+        else
+            cl_process_wait(process, REAP_NS);
+        Py_END_ALLOW_THREADS
+    }
+    Py_XDECREF(addresses);
 }
 
 /* The same at the other end: an exception at the start of an `__exit__` of Python's would leave it undone, and the child
@@ -67,7 +72,7 @@ static PyObject *leave(PyObject *self, PyObject *args)
     return NULL;
 }
 
-static PyMethodDef leave_method = {"__exit__", leave, METH_VARARGS, "End the child with its `with` block; see the class."};
+static PyMethodDef leave_method = {"__exit__", leave, METH_VARARGS, "End it with its `with` block; see the class."};
 
 static PyObject *make_with(PyObject *self, PyObject *type)
 {

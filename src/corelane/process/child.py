@@ -82,7 +82,7 @@ class Child:
         made = ffi.new("cl_process **")
         check(lib.cl_process_new(made), "a process object")
         self._core: Any = ffi.gc(made[0], lib.cl_process_free)
-        self._address = int(ffi.cast("uintptr_t", made[0]))  # for `__exit__`
+        self._addresses = (int(ffi.cast("uintptr_t", made[0])),)  # for `__exit__`
         if packed is None:
             packed = command.packed("run" if for_run else "spawn")
         try:

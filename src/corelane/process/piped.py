@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from types import TracebackType
 
+from corelane._ffi import fast
 from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, SpawnFailed
 from corelane.process.functions import FunctionResult, FunctionRun
 from corelane.process.opened import close, owned_pipe
@@ -18,19 +20,22 @@ from corelane.process.pack import pack
 from corelane.process.pipeline import Function
 from corelane.process.process import Process
 from corelane.process.redirect import PIPE
-from corelane.process.stages import PipelineResult, failure_of
+from corelane.process.stages import PipelineResult, failure_of, shared_stderr
 from corelane.process.values import seconds
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import IO, Any, NoReturn
 
     from corelane.process.command import Command
     from corelane.process.pipeline import Pipeline
+    from corelane.process.result import Usage
 
 __all__ = ["PipelineProcess"]
 
 _REAP_WITHIN = 5.0  # seconds: what SIGKILL has not ended by then is in uninterruptible sleep
+_RETURN_WITHIN = 0.1  # seconds: a function whose input has ended returns at once, or may never
 
 
 class PipelineProcess:
@@ -53,38 +58,53 @@ class PipelineProcess:
         self.stdin = self.stdout = None
         self._use = "run" if for_run else "spawn"
         self._parts: list[Process | _Thread] = []
+        self._addresses: tuple[int, ...] = ()  # for `__exit__`
+        self._joints: list[Any] = []  # descriptors that nobody else has got yet
+        self._kill_dropped = True  # until its caller has it; see Pipeline.spawn
+        self._maker = os.getpid()
         try:
             self._start()
         except BaseException:
-            self.kill()
-            self._drop_streams()
-            self._wait(_REAP_WITHIN)
+            self._kill_and_reap()
+            for owner in self._joints:
+                close(owner)
+            self.stages.clear()
+            self._parts.clear()
             raise
 
     def _start(self) -> None:
         pipeline = self.command
         last = len(pipeline.stages) - 1
         source: Any = None
+        held = shared_stderr(pipeline)
+        self._joints += held
         for n in range(last + 1):
             stage = pipeline.stage(n)
             reader, writer = owned_pipe() if n < last else (None, None)
+            self._joints += [end for end in (reader, writer) if end is not None]
             if isinstance(stage, Function):
                 self._start_function(stage, n, source, writer)
             else:
                 given: dict[str, Any] = {} if source is None else {"stdin": source.fd}
                 if writer is not None:
                     given["stdout"] = writer.fd
+                if held:
+                    given["stderr"] = held[0].fd
                 self._start_stage(stage.with_options(**given) if given else stage)
-                for ours in (source, writer):
-                    if ours is not None:
-                        close(ours)
+                for end in (source, writer):
+                    if end is not None:
+                        close(end)
             source = reader
+        for owner in held:
+            close(owner)
+        self._joints = []
         self.stdin = self.stdin or self.stages[0].stdin
         self.stdout = self.stdout or self.stages[-1].stdout
 
     def _start_stage(self, command: Command) -> None:
         self.stages.append(self._process(command))
         self._parts.append(self.stages[-1])
+        self._addresses += self.stages[-1]._addresses
 
     def _process(self, command: Command) -> Process:
         for_run = self._use == "run"
@@ -113,6 +133,7 @@ class PipelineProcess:
         if is_last and pipeline.stdout is PIPE:
             ours, sink = owned_pipe()
             self.stdout = self._file(ours, "rb")
+        self._joints = [end for end in self._joints if end is not source and end is not sink]
         run.connect(source, sink)
         self._parts.append(_Thread(run))
 
@@ -141,7 +162,7 @@ class PipelineProcess:
     @property
     def returncode(self) -> int | None:
         """The pipeline's return code once all stages were waited for, else None."""
-        if any(stage.state in ("running", "stopped") for stage in self.stages[1:]) or self.stages[0].usage is None:
+        if any(part.usage is None for part in self._parts):
             return None
         return self.result().returncode
 
@@ -178,9 +199,12 @@ class PipelineProcess:
         return self.returncode
 
     def _wait(self, timeout: float | None, *, reap: bool = True) -> bool:
+        return self._wait_for(self._parts, timeout, reap)
+
+    def _wait_for(self, parts: Iterable[Process | _Thread], timeout: float | None, reap: bool) -> bool:
         until = None if timeout is None else time.monotonic() + timeout
         # All of them first: reaped, the leader would lose its group's number while others are in it.
-        for part in self._parts:
+        for part in parts:
             left = None if until is None else max(0.0, until - time.monotonic())
             if not part._wait(left, reap=False):
                 return False
@@ -222,10 +246,11 @@ class PipelineProcess:
                 stage.signal_scope("KILL") if stage is self.stages[0] else stage.kill()
 
     def terminate(self, grace: float = 5) -> int | None:
-        """End all stages: SIGTERM (and SIGCONT, should one be stopped), up to `grace` seconds, then SIGKILL.
+        """End all stages: SIGTERM (and SIGCONT, should one be stopped), up to `grace` seconds, then SIGKILL. A function
+        that does not return although its input has ended is left to itself.
 
         Returns:
-            The return code.
+            The return code; None if there is such a function.
 
         Raises:
             ProcessTimeout: even SIGKILL did not end one within 5 s (uninterruptible sleep).
@@ -233,9 +258,16 @@ class PipelineProcess:
         grace = seconds("grace", grace)
         self.signal_scope("TERM")
         self.signal_scope("CONT")
-        self._wait(grace, reap=False)
+        self._wait_for(self.stages, grace, reap=False)
         self.kill()
-        return self.wait(_REAP_WITHIN)
+        if not self._wait_for(self.stages, _REAP_WITHIN, reap=True):
+            raise ProcessTimeout(
+                f"{self.command} was killed, and has not ended: a stage is in uninterruptible sleep, or frozen",
+                command=self.command,
+                timeout=_REAP_WITHIN,
+            )
+        self._wait(_RETURN_WITHIN)
+        return self.returncode
 
     def close(self) -> None:
         """Close our ends of the pipes."""
@@ -252,6 +284,12 @@ class PipelineProcess:
             raise ValueError(f"{self.command} was spawned without stdout=PIPE: there is nothing to read")
         return iter(self.stdout)
 
+    def _kill_and_reap(self) -> None:
+        self.kill()
+        self._drop_streams()
+        self._wait_for(self.stages, _REAP_WITHIN, reap=True)
+        self._wait(_RETURN_WITHIN)
+
     def _drop_streams(self) -> None:
         for stage in self.stages:
             stage._drop_streams()
@@ -260,12 +298,19 @@ class PipelineProcess:
                 if stream is not None:
                     stream.close()
 
-    def __enter__(self) -> PipelineProcess:
-        return self
+    if TYPE_CHECKING:
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+        def __enter__(self) -> PipelineProcess: ...
+
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None: ...
+
+    def _leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """The end of a `with` block; see `Process._leave`."""
+        if os.getpid() != self._maker:
+            self._drop_streams()
+            self._foreign("ended")
         try:
             if kind is None:
                 self.close()
@@ -275,12 +320,20 @@ class PipelineProcess:
                     self.terminate()
                 self._drop_streams()
         except BaseException:
-            self.kill()
-            self._drop_streams()
+            self._kill_and_reap()
             raise
         finally:
             for stage in [self.stages[0], *self.stages[:0:-1]]:  # the leader's scope, then what is left of each
                 stage._end_scope()
+            self._kill_dropped = False  # what is still there cannot be killed
+
+    def __del__(self) -> None:
+        if not self._kill_dropped:  # its stages are its caller's, too
+            for stage in self.stages:
+                stage._kill_dropped = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a PipelineProcess cannot be copied or pickled: its children are its maker's to wait for")
 
     def _foreign(self, what: str) -> NoReturn:
         self.stages[0]._foreign(what)
@@ -289,24 +342,28 @@ class PipelineProcess:
         return f"<PipelineProcess {self.command} pids={[stage.pid for stage in self.stages]}>"
 
 
+PipelineProcess.__enter__, PipelineProcess.__exit__ = fast.make_with(PipelineProcess)  # type: ignore[method-assign]
+
+
 class _Thread:
     """A function that runs, with the names of a Process that are used of it here."""
 
     def __init__(self, run: FunctionRun) -> None:
-        import threading
-
         self._run = run
         self._began = time.monotonic()
         self._result: FunctionResult | None = None
-        self._thread = threading.Thread(target=self._call, name="corelane stage", daemon=True)
-        self._thread.start()
+        self._thread = run.start(self._ended)
 
-    def _call(self) -> None:
-        self._result = self._run()
+    def _ended(self, result: FunctionResult) -> None:
+        self._result = result
 
     def _wait(self, timeout: float | None, *, reap: bool = True) -> bool:
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    @property
+    def usage(self) -> Usage | None:
+        return None if self._result is None else self._result.usage
 
     def result(self, *, timed_out: bool = False) -> FunctionResult:
         if self._result is not None:

@@ -60,7 +60,7 @@ def chunks(command: Runnable, size: int, mark_end: bool = False) -> Iterator[byt
         raise ValueError(f"size must be at least 1 byte, not {size}")
     if command.option("retry") is not None:
         raise ValueError(f"{command}: what has been yielded cannot be taken back, so a stream is not retried")
-    if command.option("stderr") is PIPE:
+    if PIPE in (each.option("stderr") for each in (command, *getattr(command, "stages", ()))):
         raise ValueError(
             f"{command}: nobody would read stderr=PIPE while stdout streams; use STDOUT, DEVNULL or a file"
         )
