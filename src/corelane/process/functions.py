@@ -5,20 +5,24 @@ Owns the two descriptors between which the function stands, from `connect` until
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
 import os
 import signal
 import time
 
-from corelane.errors import OutputLimitExceeded
-from corelane.process.opened import close, opened
-from corelane.process.pack import encode
+from corelane.errors import OutputLimitExceeded, spawn_failed
+from corelane.process.opened import close
+from corelane.process.pack import encode, open_file
 from corelane.process.redirect import DEVNULL, PIPE, File
 from corelane.process.result import Usage
 from corelane.process.stream import lines_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from threading import Thread
     from typing import Any
 
     from corelane.process.pipeline import Function, Pipeline
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FunctionResult", "FunctionRun"]
 
 _READ = 65536
+_BYTES = (bytes, bytearray, memoryview)
 
 
 class FunctionResult:
@@ -33,13 +38,13 @@ class FunctionResult:
 
     Attributes:
         command: the Function. error: what it raised, or None. elapsed: seconds.
-        stdout: what it wrote, if it was the last stage and was to be captured.
+        stdout: what it wrote, if it was the last stage and was to be captured. truncated, timed_out: as of a Result.
     """
 
-    __slots__ = ("command", "elapsed", "error", "stdout", "timed_out")
+    __slots__ = ("command", "elapsed", "error", "stdout", "timed_out", "truncated")
 
     stderr = None
-    truncated = pipes_left_open = False
+    pipes_left_open = False
     usage = Usage(0.0, 0.0, 0, 0, 0, 0, 0, 0, 0)
 
     def __init__(
@@ -49,7 +54,7 @@ class FunctionResult:
         self.error = error
         self.elapsed = elapsed
         self.stdout = stdout
-        self.timed_out = False
+        self.timed_out = self.truncated = False
 
     @property
     def returncode(self) -> int:
@@ -58,11 +63,22 @@ class FunctionResult:
 
     @property
     def ok(self) -> bool:
-        """Whether it did not raise."""
-        return self.error is None
+        """Whether it did not raise, and returned in time."""
+        return self.error is None and not self.timed_out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FunctionResult, (self.command, self.error, self.elapsed, self.stdout)
+        command = self.command.without_objects()
+        state = {"timed_out": self.timed_out, "truncated": self.truncated}
+        return FunctionResult, (command, self.error, self.elapsed, self.stdout), (None, state)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FunctionResult):
+            return NotImplemented
+        mine, theirs = ((str(r.command), repr(r.error), r.elapsed, r.stdout) for r in (self, other))
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash((self.elapsed, self.stdout))
 
     def __repr__(self) -> str:
         return f"FunctionResult({self.command}, error={self.error!r}, elapsed={self.elapsed:.6f})"
@@ -79,11 +95,19 @@ class FunctionRun:
         pipeline: whose first stage, if it is that, reads what the pipeline was given, and whose last one writes to
             where the pipeline writes.
         use: "many": without a `stdin` there is nothing to read; else that is ours.
+
+    Attributes:
+        is_over: it has closed what it owned.
     """
 
-    __slots__ = ("_is_first", "_is_last", "_kept", "_kept_size", "_pipeline", "_sink", "_source", "_use", "function")
+    __slots__ = (
+        "_is_cut", "_is_first", "_is_last", "_kept", "_kept_size", "_pipeline", "_sink", "_source", "_use", "function",
+        "is_over",
+    )  # fmt: skip
 
     def __init__(self, function: Function, pipeline: Pipeline, use: str, is_first: bool, is_last: bool) -> None:
+        import threading  # noqa: F401 - now: when the thread is to start there may be no descriptor to read it by
+
         self.function = function
         self._pipeline = pipeline
         self._use = use
@@ -91,8 +115,16 @@ class FunctionRun:
         self._is_last = is_last
         self._kept: list[bytes] = []
         self._kept_size = 0
-        self._source = _opened_end(pipeline.stdin, os.O_RDONLY) if is_first else None
-        self._sink = _opened_end(pipeline.stdout, os.O_WRONLY) if is_last else None
+        self.is_over = False
+        self._is_cut = False  # not all was kept
+        self._source = self._opened(0, pipeline.stdin) if is_first else None
+        self._sink = self._opened(1, pipeline.stdout) if is_last else None
+
+    def _opened(self, which: int, given: Any) -> Any:
+        """The owner of a descriptor, or a number or an object that stays the caller's, or None."""
+        if isinstance(given, File):
+            return open_file(self.function, which, given)
+        return None if isinstance(given, (str, bytes, tuple)) or given in (None, PIPE, DEVNULL) else given
 
     def connect(self, source: Any, sink: Any) -> None:
         """Take the owners of the descriptors to read from and to write to; None leaves what the pipeline was given."""
@@ -104,6 +136,11 @@ class FunctionRun:
         for owner in (self._source, self._sink):
             if hasattr(owner, "fd"):
                 close(owner)
+        self.is_over = True
+
+    def refused(self, error: BaseException) -> FunctionResult:
+        """What is left where `start` has raised `error`."""
+        return FunctionResult(self.function, error, 0.0)
 
     def __call__(self) -> FunctionResult:
         # A write to a stage that reads no more must be an error here, whatever the program has done to this signal.
@@ -119,18 +156,59 @@ class FunctionRun:
         finally:
             self.close()
         captured = b"".join(self._kept) if self._is_last and self._pipeline.stdout is PIPE else None
-        return FunctionResult(self.function, error, time.monotonic() - began, captured)
+        result = FunctionResult(self.function, error, time.monotonic() - began, captured)
+        result.truncated = self._is_cut
+        return result
+
+    def start(self, ended: Callable[[FunctionResult], None]) -> Thread:
+        """Run it in a thread of its own, and there call `ended` with what is left of it.
+
+        Raises:
+            ResourceExhausted: there is no room for a thread; what this owned is closed.
+        """
+        import threading
+
+        # An exception may come at the start of a thread that begins all the same, and then owns what is open; of one
+        # that does not `threading` keeps the arguments for ever.
+        waiting = [(self, ended)]
+
+        def call() -> None:
+            try:
+                run, then = waiting.pop()
+            except IndexError:
+                return
+            then(run())
+
+        # A daemon: nobody can end a function that does not return, and nobody should have to wait for it.
+        thread = threading.Thread(target=call, name="corelane stage", daemon=True)
+        try:
+            thread.start()
+        except BaseException as error:
+            with contextlib.suppress(IndexError):
+                waiting.pop()[0].close()
+            if not isinstance(error, RuntimeError):
+                raise
+            why = "the limit on threads is reached (ulimit -u, pids.max); wait for some to end"
+            message = f"cannot start {self.function}: {why}"
+            raise spawn_failed(message, command=self.function, stage="clone", errno=errno.EAGAIN) from None
+        return thread
 
     def _pump(self) -> None:
         unit, source = self.function.unit, self._read()
         made = self.function.function(lines_of(self._pipeline, source, False) if unit == "lines" else source)
-        if made is None or isinstance(made, (str, bytes)):
+        if isinstance(made, (str, bytes)) or not hasattr(made, "__iter__"):
             raise TypeError(f"{self.function} must return or yield {unit}, not {made!r}")
-        pieces = iter(made)
-        encoding = self._pipeline.option("encoding", "utf-8")
+        pieces: Iterator[Any] = iter(made)
+        kind, called = (str, "str") if unit == "lines" else (_BYTES, "bytes")
+        # One for all lines: some encodings begin with a mark, which belongs to the first alone.
+        encoder = codecs.getincrementalencoder(self._pipeline.option("encoding", "utf-8"))
+        encode_line = encoder(self._pipeline.option("errors", "strict")).encode
         try:
             for piece in pieces:
-                self._write((piece + "\n").encode(encoding) if unit == "lines" else piece)
+                is_right = isinstance(piece, kind)
+                if not is_right:
+                    raise TypeError(f"the {unit} of {self.function} must be {called}, not {piece!r}")
+                self._write(encode_line(piece + "\n") if unit == "lines" else piece)
         finally:
             if hasattr(pieces, "close"):
                 pieces.close()
@@ -172,19 +250,12 @@ class FunctionRun:
         self._kept_size += len(self._kept[-1])
         if len(piece) <= room:
             return
+        self._is_cut = True
         if option("on_limit", "fail") == "fail":
             message = f"{self.function} wrote more than max_output={most} bytes; raise it, or give on_limit='truncate'"
             raise OutputLimitExceeded(message, command=self._pipeline)
-        raise _Enough
-
-
-def _opened_end(given: Any, flags: int) -> Any:
-    """The owner of a descriptor, or a number or an object that stays the caller's, or None."""
-    if not isinstance(given, File):
-        return None if isinstance(given, (str, bytes, tuple)) or given in (None, PIPE, DEVNULL) else given
-    if flags == os.O_WRONLY:
-        flags |= os.O_CREAT | (os.O_APPEND if given.append else os.O_TRUNC)
-    return opened(given.path, flags)
+        if option("on_limit") == "kill":
+            raise _Enough
 
 
 def _number_of(end: Any, ours: int) -> int:

@@ -98,11 +98,9 @@ class Engine(Driver):
         for one, pause in list(self._pauses.items()):
             if one.killed:
                 pause.cancel()
-        for clock, heap in list(self._later.items()):
+        for heap in self._later.values():
             if any(entry[2].killed for entry in heap):
-                self._later[clock] = sorted(entry for entry in heap if not entry[2].killed)  # which is a heap
-                if not self._later[clock]:
-                    del self._later[clock]
+                heap[:] = sorted(entry for entry in heap if not entry[2].killed)  # which is a heap
         if not lives:
             del self._sinks[work]
         self._arrange()
@@ -154,6 +152,8 @@ class Engine(Driver):
         assert self._loop is not None
         pauses = [LOOK_AGAIN] if self.batch.ready else []
         for clock, heap in self._later.items():
+            if not heap:
+                continue
             pause = max(0.0, heap[0][0] - clock.monotonic())
             if clock is not time:
                 if self.batch.live or self.batch.ready:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from corelane.process.command import Command
 
-__all__ = ["Packed", "nanoseconds", "opens_something", "pack", "packed_like"]
+__all__ = ["Packed", "nanoseconds", "open_file", "opens_something", "pack", "packed_like"]
 
 _COMMAND, _LAUNCH, _OPTIONS = (ffi.typeof(f"{name} *") for name in ("cl_command", "cl_launch", "cl_run_options"))
 _STRINGS, _CHARS = ffi.typeof("char *[]"), ffi.typeof("char[]")
@@ -134,26 +134,10 @@ class Packed:
         return self.kept(ffi.new(_STRINGS, [*chars, ffi.NULL]))
 
     def open(self, command: Command, which: int, file: File) -> int:
-        """A descriptor of a File, closed after the run.
-
-        Raises:
-            SpawnFailed: it cannot be opened; also the OSError that open() would have raised.
-        """
+        """A descriptor of a File, closed after the run; see `open_file`."""
         self.reusable = False
-        write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC)
-        try:
-            owner = opened(file.path, write if which else os.O_RDONLY)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            why = f"{os.strerror(number)}{': ' if number in ADVICE else ''}{ADVICE.get(number, '')}"
-            raise spawn_failed(
-                f"cannot start {command}: its {_STREAMS[which]} {file.path!r} cannot be opened: {why}",
-                command=command,
-                stage="open",
-                errno=number,
-            ) from None
-        self._files.append(owner)
-        return int(owner.fd)
+        self._files.append(open_file(command, which, file))
+        return int(self._files[-1].fd)
 
     def number_of(self, source: Any) -> int:
         """The descriptor of a number or an object with fileno(); what the object has buffered is written first."""
@@ -301,6 +285,30 @@ class Packed:
             self.reusable = False
             if cgroup.is_v1(target):
                 self.command.options |= lib.CL_OPT_CGROUP_V1
+
+
+def open_file(command: Any, which: int, file: File, also: int = 0) -> Any:
+    """The owner of a descriptor of a File.
+
+    Args:
+        command: what is to have it, and which: as its stdin (0), stdout (1) or stderr (2).
+        also: further os.O_* for one that is written.
+
+    Raises:
+        SpawnFailed: it cannot be opened; also the OSError that open() would have raised.
+    """
+    write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC) | also
+    try:
+        return opened(file.path, write if which else os.O_RDONLY)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        why = f"{os.strerror(number)}{': ' if number in ADVICE else ''}{ADVICE.get(number, '')}"
+        raise spawn_failed(
+            f"cannot start {command}: its {_STREAMS[which]} {file.path!r} cannot be opened: {why}",
+            command=command,
+            stage="open",
+            errno=number,
+        ) from None
 
 
 def opens_something(command: Command) -> bool:

@@ -59,6 +59,8 @@ class Retry(namedtuple("Retry", "tries backoff factor max_backoff jitter clock")
             raise ValueError(f"jitter must be a part from 0 to 1, not {jitter}")
         if not (clock is None or (hasattr(clock, "monotonic") and hasattr(clock, "sleep"))):
             raise TypeError(f"a clock has monotonic() and sleep(seconds), which {clock!r} has not")
+        import random  # noqa: F401 - now: a failure may be that there is no descriptor to read it by
+
         return super().__new__(cls, tries, backoff, float(factor), max_backoff, float(jitter), clock)
 
     def is_for(self, error: BaseException | None, tries: int) -> bool:

@@ -21,8 +21,8 @@ from corelane.errors import (
 )
 from corelane.process.batch import take, unstarted
 from corelane.process.functions import FunctionResult, FunctionRun
-from corelane.process.opened import close, opened
-from corelane.process.pack import pack
+from corelane.process.opened import close
+from corelane.process.pack import open_file, pack
 from corelane.process.parts import PartsResult
 from corelane.process.pipeline import Function
 from corelane.process.redirect import File
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from corelane.process.pipeline import Pipeline
 
-__all__ = ["PipelineResult", "Stages", "failure_of"]
+__all__ = ["PipelineResult", "Stages", "failure_of", "shared_stderr"]
 
 
 class PipelineResult(PartsResult):
@@ -81,6 +81,12 @@ def has_failed(parts: Any, n: int) -> bool:
     return not (part.returncode == -signal.SIGPIPE and n < len(parts) - 1)
 
 
+def shared_stderr(pipeline: Pipeline) -> list[Any]:
+    """The owner of the file that is the stderr of all stages, if it is one: each would open, and truncate, its own."""
+    given = pipeline.option("stderr")
+    return [open_file(pipeline, 2, given, os.O_APPEND)] if isinstance(given, File) else []
+
+
 class Stages(Work):
     """A pipeline that runs."""
 
@@ -97,15 +103,19 @@ class Stages(Work):
 
     def start(self, driver: Driver) -> None:
         self.tries += 1
+        self._jobs = []
         self._ended = {}
         self._is_late = False
         try:
-            self._jobs = self._pack(driver)
-        except Exception as error:  # of this pipeline alone
+            self._held = shared_stderr(self.command)
+            self._pack(driver)
+        except BaseException as error:
+            for job in self._jobs:
+                job.close()
             self._close(driver)
-            result = PipelineResult(self.command, tuple(unstarted(each, error) for each in self.command.stages))
-            result.error = error
-            self.ended(driver, result)
+            if not isinstance(error, Exception):
+                raise
+            self.ended(driver, self._unpacked(error))  # of this pipeline alone
             return
         driver.batch.ready.extend(self._jobs)
         timeout = self.command.option("timeout")
@@ -113,42 +123,44 @@ class Stages(Work):
             self._deadline = _Deadline(self)
             driver.later(time, timeout, self._deadline)
 
-    def _pack(self, driver: Driver) -> list[Job]:
+    def _pack(self, driver: Driver) -> None:
         pipeline: Pipeline = self.command
         last = len(pipeline.stages) - 1
-        jobs: list[Job] = []
         scope = None
-        try:
-            shared = pipeline.option("stderr")
-            if isinstance(shared, File):  # each stage would open, and truncate, it
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if shared.append else os.O_TRUNC)
-                self._held.append(opened(shared.path, flags))
-            for n in range(last + 1):
-                stage = pipeline.stage(n)
-                use = self._use if n == 0 else "many"
-                if isinstance(stage, Function):
-                    job: Job = FunctionJob(FunctionRun(stage, pipeline, use, n == 0, n == last), self, driver)
-                else:
-                    if self._held:
-                        stage = stage.with_options(stderr=self._held[0].fd)
-                    job = Job(stage, None, self, use)
-                    job.packed = stage.packed(use) if scope is None else pack(stage, use, scope)
-                    scope = job.packed.scope if scope is None else scope
-                job.more, job.joins = last - n, int(n < last)
-                jobs.append(job)
-        except BaseException:
-            for job in jobs:
-                job.close()
-            raise
-        return jobs
+        for n in range(last + 1):
+            stage = pipeline.stage(n)
+            use = self._use if n == 0 else "many"
+            if isinstance(stage, Function):
+                job: Job = FunctionJob(FunctionRun(stage, pipeline, use, n == 0, n == last), self, driver)
+            else:
+                if self._held:
+                    stage = stage.with_options(stderr=self._held[0].fd)
+                job = Job(stage, None, self, use)
+                job.packed = stage.packed(use) if scope is None else pack(stage, use, scope)
+                scope = job.packed.scope if scope is None else scope
+            job.more, job.joins = last - n, int(n < last)
+            self._jobs.append(job)
+
+    def _unpacked(self, error: Exception) -> PipelineResult:
+        """The result where the stage after those that are in `_jobs` is not even ready to be started."""
+        parts = tuple(unstarted(each, canceled(each)) for each in self.command.stages)
+        result = PipelineResult(self.command, parts)
+        result.error = error
+        if getattr(error, "command", None) is not self.command:
+            parts[len(self._jobs)].error = error
+            result.error = of_stage(self.command, result, len(self._jobs))
+        return result
 
     # ---- the ends ----------------------------------------------------------------------------------------------
 
     def part_ended(self, driver: Driver, part: Work, result: Any) -> None:
         assert isinstance(part, Job)
         self._ended[part] = result
-        self._drop_unstarted(driver)
-        if result.error is not None and isinstance(part, FunctionJob):
+        is_function = isinstance(part, FunctionJob)
+        # A child has its result when all were started, or never will be; a function also while others wait for room.
+        if not is_function or result.error is not None:
+            self._drop_unstarted(driver)
+        if is_function and result.error is not None:
             self._kill_children(driver)
         self._look(driver)
 
@@ -272,19 +284,22 @@ def of_stage(pipeline: Pipeline, result: PipelineResult, n: int) -> BaseExceptio
 class FunctionJob(Job):
     """A stage that is a function: between two others the core hands out its descriptors."""
 
-    __slots__ = ("_driver", "_number", "_run")
+    __slots__ = ("_began", "_driver", "_number", "_run")
 
     def __init__(self, stage: FunctionRun, parent: Stages, driver: Driver) -> None:
         super().__init__(stage.function, None, parent)
         self._driver = driver
         self._run = stage
         self._number = 0
+        self._began = time.monotonic()
 
     def begin(self, item: Any) -> None:
         assert isinstance(self.parent, Stages)
         if item.fd[0] < 0 and item.fd[1] < 0:  # the pipeline is broken already
             self.parent._ended[self] = unstarted(self.command, canceled(self.command))
+            self.close()
             return
+        self._began = time.monotonic()
         source, sink = take(item, 0), take(item, 1)
         self._run.connect(source if source.fd >= 0 else None, sink if sink.fd >= 0 else None)
         self._number = self._driver.run_function(self._run, self._returned)
@@ -296,7 +311,7 @@ class FunctionJob(Job):
     def abandon(self, driver: Driver, is_late: bool) -> FunctionResult:
         """It is waited for no more. Its thread ends when it returns, or reads or writes for the next time."""
         driver.forget_function(self._number)
-        result = FunctionResult(self.command, None, 0.0, None)
+        result = FunctionResult(self.command, None, time.monotonic() - self._began)
         result.timed_out = is_late
         return result
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 import heapq
 import time
 from _queue import Empty, SimpleQueue
+from _weakref import ref
 from collections.abc import Callable
 
+from corelane.errors import ResourceExhausted
 from corelane.process import dropped
 from corelane.process.batch import STEP_NS, Batch, unstarted
 
@@ -23,6 +25,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.process.functions import FunctionResult, FunctionRun
     from corelane.process.pack import Packed
     from corelane.process.result import Result
 
@@ -31,6 +34,7 @@ __all__ = ["LOOK_AGAIN", "Driver", "Job", "Work", "work_of"]
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
 _STEP = STEP_NS / 1e9
 LOOK_AGAIN = 0.02  # seconds after which it is asked again whether there is room
+_RETURN_WITHIN = 0.1  # seconds: a function whose input has ended returns at once, or may never
 
 
 class Work:
@@ -167,7 +171,8 @@ class Driver:
 
     def __init__(self) -> None:
         self.batch = Batch()
-        self._functions: dict[int, Callable[[Driver, Any], None]] = {}  # that run, in threads of their own
+        self._functions: dict[int, Callable[[Driver, Any], None]] = {}  # that are waited for, in threads of their own
+        self._running: dict[int, FunctionRun] = {}  # also those that nobody waits for any more
         self._posted: SimpleQueue[tuple[int, Any]] = SimpleQueue()  # those that have returned
         self._done: list[tuple[Work, Result]] = []
         self._later: dict[Any, list[tuple[float, int, Work]]] = {}  # a heap for each clock
@@ -177,7 +182,7 @@ class Driver:
     @property
     def busy(self) -> bool:
         """Whether anything lives, is ready, or waits for its next try."""
-        return bool(self.batch.live or self.batch.ready or self._later or self._functions)
+        return bool(self.batch.live or self.batch.ready or self._functions or any(self._later.values()))
 
     @property
     def has_results(self) -> bool:
@@ -193,19 +198,27 @@ class Driver:
         done, self._done = self._done, []
         return done
 
-    def run_function(self, target: Callable[[], Any], ended: Callable[[Driver, Any], None]) -> int:
+    def run_function(self, target: FunctionRun, ended: Callable[[Driver, Any], None]) -> int:
         """Call `target` in a thread of its own, and then, in ours, `ended` with what it returned.
 
         Returns:
             Its number, for `forget_function`.
         """
-        import threading
-
         self._count += 1
         number = self._count
         self._functions[number] = ended
-        # A daemon: nobody can end a function that does not return, and nobody should have to wait for it.
-        threading.Thread(target=lambda: self.post(number, target()), name="corelane stage", daemon=True).start()
+        self._running[number] = target
+        weak = ref(self)  # a function that does not return holds no engine
+
+        def returned(outcome: FunctionResult) -> None:
+            driver = weak()
+            if driver is not None:
+                driver.post(number, outcome)
+
+        try:
+            target.start(returned)
+        except ResourceExhausted as error:
+            self.post(number, target.refused(error))
         return number
 
     def forget_function(self, number: int) -> None:
@@ -218,6 +231,7 @@ class Driver:
 
     def function_ended(self, number: int, outcome: Any) -> None:
         """The same, in ours."""
+        self._running.pop(number, None)
         ended = self._functions.pop(number, None)
         if ended is not None:
             ended(self, outcome)
@@ -229,13 +243,11 @@ class Driver:
 
     def not_later(self, work: Work) -> None:
         """Forget what `later` was told of `work`."""
-        for clock, heap in list(self._later.items()):
+        for heap in self._later.values():
             kept = [each for each in heap if each[2] is not work]
             if len(kept) != len(heap):
                 heapq.heapify(kept)
-                self._later[clock] = kept
-            if not kept:
-                del self._later[clock]
+                heap[:] = kept  # in its place: what is due now may have been told that something else is not, any more
 
     def turn(self, at_most: float | None = None) -> float | None:
         """Start what can be, and wait until something has ended, though not for long.
@@ -253,7 +265,8 @@ class Driver:
         if not self._start_ready():
             self._wait_for_room()
         elif self.batch.live and not self._done:
-            self._collect(round(span * 1e9))
+            # The core cannot be woken by a function that returns.
+            self._collect(round(min(span, LOOK_AGAIN if self._functions else span) * 1e9))
         elif self._functions and not self._done:
             self._take_posted(span)
         elif pause is not None and not self._done:
@@ -300,9 +313,7 @@ class Driver:
                 work = heapq.heappop(heap)[2]
                 if not work.killed:
                     work.start(self)
-            if not heap:
-                del self._later[clock]
-            elif soonest is None or heap[0][0] - now < soonest:
+            if heap and (soonest is None or heap[0][0] - now < soonest):
                 soonest, whose = heap[0][0] - now, clock
         return soonest, whose
 
@@ -314,7 +325,10 @@ class Driver:
             return
 
     def close(self) -> None:
-        """Kill and reap what lives, and start nothing more."""
+        """Kill and reap what lives, and start nothing more. A function that returns has closed its descriptors then."""
         self._later.clear()
         self._functions.clear()
         self.batch.close()
+        until = time.monotonic() + _RETURN_WITHIN
+        while not all(run.is_over for run in self._running.values()) and time.monotonic() < until:
+            time.sleep(0.001)
