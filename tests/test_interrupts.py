@@ -118,6 +118,23 @@ def scenarios(where):
                 cl.run(["true"])
                 raise
 
+    def pipe(*stages, **options):
+        return cl.Pipeline(*stages, **options)
+
+    def pipeline_in_block(*stages):
+        with pipe(*stages, stdin=cl.PIPE, stdout=cl.PIPE).spawn() as process:
+            talk(process)
+
+    def keep_pipeline(error=None):
+        process = None
+        try:
+            with pipe(["cat"], ["cat"], ["cat"], stdin=cl.PIPE, stdout=cl.PIPE).spawn() as process:
+                if error:
+                    raise error
+        finally:
+            assert process is None or children() == []
+
+    through = cl.over_lines(list)
     again = cl.Command("true")
     return {
         "run": lambda: cl.run(["true"]),
@@ -146,6 +163,16 @@ def scenarios(where):
         "kept error": lambda: fail(LookupError, lambda: keep("sleep", "1000", error=LookupError)),
         "dropped": run_beside_dropped,
         "cgroup": lambda: cl.run(["true"], contain="cgroup"),
+        "pipeline": lambda: pipe(["echo", "x"], ["cat"], ["cat"]).read(),
+        "pipeline files": lambda: pipe(["echo", "x"], ["cat"], stdout=out, stderr=out).run(),
+        "pipeline missing": lambda: fail(FileNotFoundError, pipe(["sleep", "1000"], ["no-such-program"]).run),
+        "pipeline function": lambda: pipe(["echo", "x"], through, ["cat"]).read(),
+        "pipeline lines": lambda: list(pipe(["echo", "x"], ["cat"]).lines()),
+        "pipeline spawn": lambda: pipeline_in_block(["cat"], ["cat"]),
+        "pipeline spawn function": lambda: pipeline_in_block(["cat"], through, ["cat"]),
+        "pipeline kept": keep_pipeline,
+        "pipeline kept error": lambda: fail(LookupError, lambda: keep_pipeline(LookupError)),
+        "sequence": lambda: cl.Command("true").then(["true"], pipe(["echo", "x"], ["cat"])).read(),
         "process in cgroup": lambda: in_block("cat", contain="cgroup", **pipes),
     }
 
@@ -297,10 +324,11 @@ def storm(name, rounds, directory):
     assert hits > rounds // 5, f"only {hits} of {rounds} signals came in time"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["run", "again", "capture", "files", "lines", "stop", "process", "kept", "kept error", "by hand", "missing"],
-)
+STORMS = """run|again|capture|files|lines|stop|process|kept|kept error|by hand|missing|pipeline|pipeline function|
+pipeline spawn""".replace("\n", "").split("|")
+
+
+@pytest.mark.parametrize("name", STORMS)
 def test_an_interrupt_at_any_moment(name, tmp_path):
     fresh(storm, name, 600, str(tmp_path), also=[scenarios])
 
