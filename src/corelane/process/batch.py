@@ -71,7 +71,7 @@ class Batch:
         """A descriptor that is readable when `wait` has something to do, for an event loop; see `arm`.
 
         Raises:
-            CallFailed: with ENOTSUP, where this platform has none.
+            NotSupported: this platform has none. CallFailed: there is no room for it.
         """
         return check(lib.cl_batch_fd(self._core), "a descriptor for many runs")
 
