@@ -648,6 +648,22 @@ def test_a_dropped_iterator_with_a_slow_async_input(run):
     run(main())
 
 
+def test_a_dropped_iterator_whose_input_is_all_that_is_awaited(run):
+    async def main():
+        async def commands():
+            yield ["true"]
+            await asyncio.Event().wait()
+
+        results = cl.run_many_async(commands(), concurrency=5)
+        assert (await anext(results)).ok
+        many = results._many
+        await eventually(lambda: many.engine._loop is None)  # it is at rest
+        del results
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+    run(main())
+
+
 def test_dropped_in_another_thread(run):
     """As the garbage collector may."""
 

@@ -205,9 +205,9 @@ class AsyncResults:
         await self.aclose()
 
     def __del__(self) -> None:
-        many = getattr(self, "_many", None)
-        if many is not None and many.engine is not None and (many.works or many.puller is not None):
-            many.engine.drop(many.stop)
+        many = self._many
+        if many.engine is not None and many.loop is not None and not many.is_closed:
+            many.engine.drop(many.stop, many.loop)
 
 
 def run_many_async(

@@ -87,7 +87,7 @@ class Engine(Driver):
                     await future
             raise
         except BaseException:  # GeneratorExit, when nobody can wait any more
-            self.drop(lambda: self.kill(work))
+            self.drop(lambda: self.kill(work), loop)
             raise
 
     def kill(self, work: Work) -> bool:
@@ -106,11 +106,10 @@ class Engine(Driver):
         self._arrange()
         return lives
 
-    def drop(self, kill: Callable[[], object]) -> None:
-        """Have `kill` called by the loop: from a destructor, which may run in another thread, and in the midst of a
-        step of ours."""
-        loop = self._loop
-        if loop is None:
+    def drop(self, kill: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
+        """Have `kill` called in the loop: from a destructor, which may run in another thread, and in the midst of a
+        step of ours. A fork's copy of the loop is left alone: its descriptors are the parent's too."""
+        if os.getpid() != self._maker:
             return
         if loop.is_closed():
             self.close()
