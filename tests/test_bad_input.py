@@ -129,6 +129,7 @@ def test_text_that_no_encoding_has_is_refused_where_it_is_given():
 # ---- the options -----------------------------------------------------------------------------------------------------
 
 WRONG = {
+    "retry": [3, True, "often", cl.Retry],
     "timeout": ["5", -1, -0.001, math.nan, -math.inf, True, 1j],
     "grace": ["5", -1, math.nan],
     "drain": ["5", -1, math.nan],

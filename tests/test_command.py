@@ -32,7 +32,7 @@ ALL_KINDS = [
     cl.Command("cat", timeout=1, grace=0.5, drain=2, max_output=10, on_limit="kill", check=False, contain="group"),
     cl.Command("cat", program="/bin/cat", process_group=5, strategy="fork", close_others=False, cgroup="/x"),
     cl.Command("cat", new_session=True, controlling_terminal=0),
-    cl.Command("cat", foreground=True),
+    cl.Command("cat", foreground=True, retry=cl.Retry(2)),
     cl.Command("cat", encoding="latin-1", errors="replace", capture=True, tee_stdout=1, tee_stderr=2, max_line=9),
 ]
 
