@@ -272,7 +272,7 @@ void cl__process_close(cl_process *process); /* its descriptors; what is known o
 void cl__process_reset(cl_process *process); /* the same, and ready for another child */
 int64_t cl__process_reap(cl_process *process);
 int64_t cl__process_signal_scope(cl_process *process, int signal); /* of a child that is known to be ours */
-int64_t cl__process_signal(cl_process *process, int signal);       /* likewise, and it is not reaped if it has ended */
+int64_t cl__process_signal(cl_process *process, int signal); /* as cl_process_signal, but one that has ended is not reaped */
 int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; does not reap */
 
 /* ---- poller_*.c: waiting for many descriptors ---------------------------------------------------------------------- */

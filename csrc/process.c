@@ -292,6 +292,8 @@ int64_t cl_process_signal(cl_process *process, int32_t signal)
 
 int64_t cl__process_signal(cl_process *process, int signal)
 {
+    if (!is_ours(process))
+        return -EPERM;
     pthread_mutex_lock(&process->lock);
     int64_t rc = signal_leader(process, signal);
     pthread_mutex_unlock(&process->lock);
