@@ -389,6 +389,34 @@ def test_all_are_one_group(how):
     assert groups[0] != os.getpgrp()
 
 
+_LOOK_AT_THE_LEADER = """
+import os, time
+leader = os.getpgrp()
+def state():
+    return open(f"/proc/{leader}/stat").read().rpartition(")")[2].split()[0]
+while state() != "Z":
+    time.sleep(0.001)
+for _ in range(20):
+    time.sleep(0.001)
+    assert state() == "Z"
+print(leader)
+"""
+
+
+@needs_linux
+@pytest.mark.parametrize("how", ["run", "spawn"])
+def test_the_leader_is_reaped_last(how):
+    """Gotcha 24: reaped when it ends, its number, and with it the group's, would be anybody's."""
+    pipeline = C("true") | [sys.executable, "-Sc", _LOOK_AT_THE_LEADER]
+    if how == "run":
+        done = pipeline.with_options(stdout=cl.PIPE, timeout=60).run()
+        assert int(done.text) == done.stages[0].pid
+    else:
+        with pipeline.spawn(stdout=cl.PIPE) as process:
+            assert process.wait(60) == 0
+            assert int(process.stdout.read()) == process.pid
+
+
 @pytest.mark.parametrize("contain", ["none", "group", "auto"])
 def test_containment(contain):
     done = cl.run(C("true") | ["true"], contain=contain, stdin=cl.DEVNULL)
