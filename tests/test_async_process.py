@@ -232,6 +232,25 @@ def test_lines_are_text_with_an_encoding_and_bytes_without(run):
     run(main())
 
 
+def test_no_line_is_lost_by_a_break_or_a_timeout(run):
+    """A child that answers slowly, and in pieces, to somebody who does not wait for ever."""
+    script = 'printf "one\\ntwo\\npar"; read _; printf "tial\\nlast"'
+
+    async def main():
+        async with cl.Command("sh", "-c", script).spawn_async(stdin=cl.PIPE, stdout=cl.PIPE) as process:
+            async for line in process.lines():
+                found = [line]
+                break
+            found.append(await anext(process.lines()))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await anext(process.lines())
+            process.stdin.write(b"\n")
+            return found + [line async for line in process.lines()]
+
+    assert run(main()) == [b"one\n", b"two\n", b"partial\n", b"last"]
+
+
 def test_a_line_may_be_longer_than_a_stream_readers(run):
     async def main():
         async with sh("head -c 1000000 /dev/zero; echo; echo x").spawn_async(stdout=cl.PIPE) as process:

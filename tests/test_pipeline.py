@@ -972,3 +972,9 @@ def test_a_run_of_a_function_closes_what_it_never_used(tmp_path):
     )
     run.close()
     assert run.is_over
+
+
+def test_lines_with_their_newlines_are_not_doubled():
+    """The lines of a Process have them, those that a function gets have not: both may be handed on."""
+    pipeline = cl.Command("seq", "3") | cl.over_lines(lambda lines: [line + "\n" * (line == "2") for line in lines])
+    assert pipeline.read() == "1\n2\n3\n"

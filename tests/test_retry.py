@@ -69,6 +69,7 @@ def test_the_last_failure_is_the_outcome(tmp_path, run):
     result = run(counting(tmp_path / "n", 99), retry=retry)
     assert (type(result.error), result.tries, lines_of(tmp_path / "n")) == (cl.NonZeroExit, 3, 3)
     assert result.error.result is result
+    assert str(result.error).endswith("(tried 3 times)")
     assert len(retry.clock.pauses) == 2
 
 

@@ -127,6 +127,13 @@ def test_a_failure_ends_it(failing, kind, code):
     assert str(again) == str(caught.value)
 
 
+def test_the_error_says_which_step_and_has_them_all():
+    with pytest.raises(cl.NonZeroExit, match=r"\(step 2 of echo a && sh -c 'exit 3'\)") as caught:
+        cl.run(cl.Command("echo", "a").then(["sh", "-c", "exit 3"]), capture=True)
+    assert caught.value.stdout == b"a\n"
+    assert [step.returncode for step in caught.value.result.steps] == [0, 3]
+
+
 def test_unchecked_goes_on():
     done = C("false", check=False).then(["echo", "x"]).with_options(capture=True).run()
     assert [step.returncode for step in done.steps] == [1, 0]

@@ -46,18 +46,29 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-    from corelane.process.aio import run_async, run_many_async
+    from corelane.process.aio import AsyncResults, run_async, run_many_async
     from corelane.process.async_process import AsyncProcess
-    from corelane.process.pipeline import Pipeline, over_chunks, over_lines
-    from corelane.process.sequence import Sequence
+    from corelane.process.command import Runnable
+    from corelane.process.piped import PipelineProcess
+    from corelane.process.pipeline import Function, Pipeline, over_chunks, over_lines
+    from corelane.process.sequence import Sequence, SequenceResult
+    from corelane.process.stages import PipelineResult
+    from corelane.process.typed import Options
 
 __version__ = "0.1.0"
 
 # What only some programs need, and where it is: loaded when it is asked for.
 _LATER = {
     "AsyncProcess": "corelane.process.async_process",
+    "AsyncResults": "corelane.process.aio",
+    "Function": "corelane.process.pipeline",
+    "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
+    "PipelineProcess": "corelane.process.piped",
+    "PipelineResult": "corelane.process.stages",
+    "Runnable": "corelane.process.command",
     "Sequence": "corelane.process.sequence",
+    "SequenceResult": "corelane.process.sequence",
     "over_chunks": "corelane.process.pipeline",
     "over_lines": "corelane.process.pipeline",
     "run_async": "corelane.process.aio",
@@ -65,13 +76,15 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'corelane' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # to which any name would exist
 
-    found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
-    return found
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'corelane' has no attribute {name!r}")
+        import importlib
+
+        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:
@@ -83,23 +96,30 @@ __all__ = [
     "PIPE",
     "STDOUT",
     "AsyncProcess",
+    "AsyncResults",
     "CallFailed",
     "CgroupUnavailable",
     "Command",
     "CorelaneError",
     "File",
+    "Function",
     "NonZeroExit",
     "NotOwner",
     "NotSupported",
+    "Options",
     "OutputLimitExceeded",
     "Pipeline",
+    "PipelineProcess",
+    "PipelineResult",
     "Process",
     "ProcessError",
     "ProcessTimeout",
     "ResourceExhausted",
     "Result",
     "Retry",
+    "Runnable",
     "Sequence",
+    "SequenceResult",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",

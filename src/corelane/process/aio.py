@@ -18,17 +18,33 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any, Unpack
+    from typing import Any, Unpack, overload
 
-    from corelane.process.command import Runnable
+    from corelane.process.command import Command, Runnable
     from corelane.process.loop import Engine
+    from corelane.process.pipeline import Pipeline
     from corelane.process.result import Result
+    from corelane.process.sequence import Sequence as Steps
+    from corelane.process.sequence import SequenceResult
+    from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options, Path
     from corelane.process.work import Work
 
 __all__ = ["AsyncResults", "run_async", "run_many_async"]
 
 _PULLED_AT_ONCE = 16  # commands, before the loop's others have their turn
+
+
+if TYPE_CHECKING:
+
+    @overload
+    async def run_async(command: Pipeline, **options: Unpack[Options]) -> PipelineResult: ...
+    @overload
+    async def run_async(command: Steps, **options: Unpack[Options]) -> SequenceResult: ...
+    @overload
+    async def run_async(command: Command | Sequence[Path], **options: Unpack[Options]) -> Result: ...
+    @overload
+    async def run_async(command: Runnable, **options: Unpack[Options]) -> Any: ...
 
 
 async def run_async(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> Any:

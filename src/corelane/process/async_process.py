@@ -15,6 +15,7 @@ import codecs
 import contextlib
 import os
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 
@@ -64,6 +65,7 @@ class AsyncProcess(Child):
     def __init__(self, command: Command) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[bool]] = []
+        self._lines: _Lines | None = None
         self._files: list[Any] = []  # whose transport is not made yet
         self._protocols: list[_Protocol] = []
         super().__init__(command)
@@ -227,33 +229,18 @@ class AsyncProcess(Child):
         """The lines of stdout, as they come: str if the command has an encoding, else bytes; with their newline. Of any
         length up to 64 Mi, where the lines of `stdout` itself may have 64 Ki.
 
+        It is one iterator, however often it is asked for: a loop that is left, or a wait that is cancelled, loses no
+        line, and the next one goes on from there. It reads ahead of `stdout`: use one of the two.
+
         Raises:
             ValueError: stdout is no pipe.
             OutputLimitExceeded: a line is longer; the child was killed.
         """
         if self.stdout is None:
             raise ValueError(f"{self.command} was spawned without stdout=PIPE: there is nothing to read")
-        return self._lines(self.stdout)
-
-    async def _lines(self, source: asyncio.StreamReader) -> AsyncIterator[Any]:
-        encoding = self.command.option("encoding")
-        newline: Any = b"\n"
-        decode = None
-        if encoding is not None:
-            newline = "\n"
-            decode = codecs.getincrementaldecoder(encoding)(self.command.option("errors", "strict")).decode
-        cutter = LineCutter(newline, MAX_LINE)
-        piece = b"..."
-        while piece:
-            piece = await source.read(_PIECE)
-            complete, too_long = cutter.cut(piece if decode is None else decode(piece, not piece))
-            for line in complete:
-                yield line + newline
-            if too_long:
-                self.signal_scope(_KILL)
-                raise line_too_long(self.command, MAX_LINE)
-        if cutter.held:
-            yield cutter.rest()
+        if self._lines is None:
+            self._lines = _Lines(self, self.stdout)
+        return self._lines
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
@@ -308,6 +295,46 @@ class AsyncProcess(Child):
 
     def __repr__(self) -> str:
         return f"<AsyncProcess {self.command} pid={getattr(self, 'pid', None)} returncode={self.returncode}>"
+
+
+class _Lines:
+    """The lines of a process's stdout. What was read is kept here, and not in whatever waits for it."""
+
+    def __init__(self, process: AsyncProcess, source: asyncio.StreamReader) -> None:
+        self._process = process
+        self._source = source
+        self._ready: deque[Any] = deque()
+        self._decode = None
+        self._newline: Any = b"\n"
+        encoding = process.command.option("encoding")
+        if encoding is not None:
+            self._newline = "\n"
+            decoder = codecs.getincrementaldecoder(encoding)
+            self._decode = decoder(process.command.option("errors", "strict")).decode
+        self._cutter = LineCutter(self._newline, MAX_LINE)
+        self._is_at_end = self._is_too_long = False
+
+    def __aiter__(self) -> _Lines:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._ready:
+            if self._is_too_long:
+                self._process.signal_scope(_KILL)
+                raise line_too_long(self._process.command, MAX_LINE)
+            if self._is_at_end:
+                raise StopAsyncIteration
+            self._take(await self._source.read(_PIECE))
+        return self._ready.popleft()
+
+    def _take(self, piece: bytes) -> None:
+        text = piece if self._decode is None else self._decode(piece, not piece)
+        complete, self._is_too_long = self._cutter.cut(text)
+        self._ready.extend(line + self._newline for line in complete)
+        if not piece:
+            self._is_at_end = True
+            if self._cutter.held:
+                self._ready.append(self._cutter.rest())
 
 
 class Spawning:

@@ -20,12 +20,14 @@ from corelane.process.values import text
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Unpack
+    from typing import Any, Unpack, overload
 
     from corelane.process.async_process import Spawning
     from corelane.process.pipeline import Pipeline
     from corelane.process.result import Result
     from corelane.process.sequence import Sequence as Steps
+    from corelane.process.sequence import SequenceResult
+    from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options, Path
     from corelane.process.work import Work
 
@@ -232,6 +234,10 @@ class Command(Runnable):
         captured = self if is_captured else self._variant("read", stdout=PIPE)
         return captured.run().text
 
+    if TYPE_CHECKING:
+
+        async def run_async(self) -> Result: ...
+
     def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
         from corelane.process.work import Job
 
@@ -378,6 +384,18 @@ def as_command(command: Any, options: Mapping[str, Any]) -> Any:
     if not isinstance(command, (list, tuple)):
         raise TypeError(f"a command is a Command or a list of arguments, not {command!r} ({type(command).__name__})")
     return Command(*command, **options)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def run(command: Pipeline, **options: Unpack[Options]) -> PipelineResult: ...
+    @overload
+    def run(command: Steps, **options: Unpack[Options]) -> SequenceResult: ...
+    @overload
+    def run(command: Command | Sequence[Path], **options: Unpack[Options]) -> Result: ...
+    @overload
+    def run(command: Runnable, **options: Unpack[Options]) -> Any: ...
 
 
 def run(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> Any:

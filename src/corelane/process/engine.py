@@ -26,6 +26,7 @@ from corelane.process import result as layout
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.result import EXITED, SIGNALED, Result, signal_of
+from corelane.process.retry import tell_tries
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def _with_retries(command: Command) -> Result:
             if not retry.is_for(error, tries):
                 if error.result is not None:
                     error.result.tries = tries
+                tell_tries(error, tries)
                 raise
         else:
             result.tries = tries

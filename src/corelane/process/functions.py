@@ -208,7 +208,7 @@ class FunctionRun:
                 is_right = isinstance(piece, kind)
                 if not is_right:
                     raise TypeError(f"the {unit} of {self.function} must be {called}, not {piece!r}")
-                self._write(encode_line(piece + "\n") if unit == "lines" else piece)
+                self._write(encode_line(piece if piece[-1:] == "\n" else piece + "\n") if unit == "lines" else piece)
         finally:
             if hasattr(pieces, "close"):
                 pieces.close()

@@ -19,7 +19,7 @@ from corelane.process.work import Driver, Job, work_of
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Unpack
+    from typing import Any, Unpack, overload
 
     from corelane.process.result import Result
     from corelane.process.typed import Options, Path
@@ -112,13 +112,33 @@ def refuse_single(commands: Any) -> None:
         raise TypeError(f"commands must be an iterable of commands, not the single {commands!r}")
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def run_many(
+        commands: Iterable[Command | Sequence[Path]],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        **options: Unpack[Options],
+    ) -> Iterator[Result]: ...
+    @overload
+    def run_many(
+        commands: Iterable[Runnable | Sequence[Path]],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        **options: Unpack[Options],
+    ) -> Iterator[Any]: ...
+
+
 def run_many(
     commands: Iterable[Runnable | Sequence[Path]],
     *,
     concurrency: int | None = None,
     ordered: bool = False,
     **options: Unpack[Options],
-) -> Iterator[Result]:
+) -> Iterator[Any]:
     """Run many commands, some at a time.
 
     Args:

@@ -108,6 +108,7 @@ def normalise(given: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -
 # What people who know subprocess write first.
 _ELSEWHERE = {
     "capture_output": "capture=True",
+    "max_workers": "concurrency= of run_many",
     "shell": "Command.shell(text)",
     "text": "encoding=, or Result.text",
     "universal_newlines": "encoding=, or Result.text",

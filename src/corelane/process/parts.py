@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from corelane.errors import ProcessError
 from corelane.process.result import Usage, decoded
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["PartsResult"]
+__all__ = ["PartsResult", "of_part"]
 
 
 class PartsResult:
@@ -102,3 +103,18 @@ class PartsResult:
 
     def __hash__(self) -> int:
         return hash(self._parts)
+
+
+def of_part(error: BaseException | None, command: Any, result: PartsResult, part: str) -> BaseException | None:
+    """The error of one part as that of the whole.
+
+    Args:
+        part: which one, as "stage 2".
+    """
+    where = f"{part} of {command}"
+    if isinstance(error, ProcessError):
+        error.message = f"{error.message} ({where})"
+        error.command, error.result = command, result
+    elif error is not None:
+        error.add_note(f"in {where}")
+    return error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from corelane.process.piped import PipelineProcess
+    from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
     from corelane.process.work import Work
 
@@ -110,8 +111,8 @@ def over_lines(function: Callable[[Iterator[str]], Iterable[str]]) -> Function:
 
     Args:
         function: gets an iterator of the lines that the stage before writes, as text without their newlines, and
-            returns or yields the lines that the next stage is to read. It is called in a thread of its own; one that
-            ends early ends its input, and one that raises ends the pipeline with its exception.
+            returns or yields the lines that the next stage is to read, with or without. It is called in a thread of
+            its own; one that ends early ends its input, and one that raises ends the pipeline with its exception.
     """
     return Function(function, "lines")
 
@@ -265,6 +266,12 @@ class Pipeline(Runnable):
         from corelane.process.piped import PipelineProcess
 
         return PipelineProcess(self, for_run=for_run)
+
+    if TYPE_CHECKING:
+
+        def run(self) -> PipelineResult: ...
+
+        async def run_async(self) -> PipelineResult: ...
 
     def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
         from corelane.process.stages import Stages

@@ -85,6 +85,12 @@ class Retry(namedtuple("Retry", "tries backoff factor max_backoff jitter clock")
         return self.clock or time
 
 
+def tell_tries(error: BaseException | None, tries: int) -> None:
+    """Say in `error` that it is that of the last of several tries."""
+    if tries > 1 and isinstance(error, ProcessError):
+        error.message = f"{error.message} (tried {tries} times)"
+
+
 def option(name: str, value: Any) -> Retry:
     """The parser of the option `retry`."""
     if not isinstance(value, Retry):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corelane.process.command import Command, Runnable
-from corelane.process.parts import PartsResult
+from corelane.process.parts import PartsResult, of_part
 from corelane.process.work import Driver, Work, work_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
@@ -75,6 +75,12 @@ class Sequence(Runnable):
 
     def _process(self, for_run: bool) -> NoReturn:
         self.spawn()
+
+    if TYPE_CHECKING:
+
+        def run(self) -> SequenceResult: ...
+
+        async def run_async(self) -> SequenceResult: ...
 
     def _work(self, index: int | None, use: str, parent: Work | None) -> Work:
         return Steps(self, index, use, parent)
@@ -160,7 +166,7 @@ class Steps(Work):
             self._next(driver)
             return
         whole = SequenceResult(self.command, tuple(self._done))
-        whole.error = result.error
+        whole.error = of_part(result.error, self.command, whole, f"step {len(self._done)}")
         self.ended(driver, whole)
 
     def kill(self, driver: Driver) -> bool:

@@ -23,7 +23,7 @@ from corelane.process.batch import take, unstarted
 from corelane.process.functions import FunctionResult, FunctionRun
 from corelane.process.opened import close
 from corelane.process.pack import open_file, pack
-from corelane.process.parts import PartsResult
+from corelane.process.parts import PartsResult, of_part
 from corelane.process.pipeline import Function
 from corelane.process.redirect import File
 from corelane.process.result import Result
@@ -271,14 +271,7 @@ def failure_of(pipeline: Pipeline, result: PipelineResult) -> BaseException | No
 
 def of_stage(pipeline: Pipeline, result: PipelineResult, n: int) -> BaseException | None:
     """The error of one stage as that of the pipeline."""
-    error: BaseException | None = result.stages[n].error
-    where = f"stage {n + 1} of {pipeline}"
-    if isinstance(error, ProcessError):
-        error.message = f"{error.message} ({where})"
-        error.command, error.result = pipeline, result
-    elif error is not None:
-        error.add_note(f"in {where}")
-    return error
+    return of_part(result.stages[n].error, pipeline, result, f"stage {n + 1}")
 
 
 class FunctionJob(Job):

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from corelane.errors import ResourceExhausted
 from corelane.process import dropped
 from corelane.process.batch import STEP_NS, Batch, unstarted
+from corelane.process.retry import tell_tries
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Work:
             return
         result.index = self.index
         result.tries = self.tries
+        tell_tries(result.error, self.tries)
         if self.parent is None:
             driver.deliver(self, result)
         else:
