@@ -125,7 +125,7 @@ def test_text_is_in_the_commands_encoding():
 
 
 def test_text_of_what_was_not_captured_says_how_to_capture_it():
-    with pytest.raises(ValueError, match=r"'true' was not captured.*capture=True"):
+    with pytest.raises(ValueError, match=r"the stdout of true was not captured.*capture=True"):
         _ = cl.run(["true"]).text
     with pytest.raises(ValueError, match="not captured"):
         _ = cl.run(["true"], stderr=cl.PIPE).text

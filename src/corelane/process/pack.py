@@ -287,17 +287,16 @@ class Packed:
                 self.command.options |= lib.CL_OPT_CGROUP_V1
 
 
-def open_file(command: Any, which: int, file: File, also: int = 0) -> Any:
+def open_file(command: Any, which: int, file: File) -> Any:
     """The owner of a descriptor of a File.
 
     Args:
         command: what is to have it, and which: as its stdin (0), stdout (1) or stderr (2).
-        also: further os.O_* for one that is written.
 
     Raises:
         SpawnFailed: it cannot be opened; also the OSError that open() would have raised.
     """
-    write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC) | also
+    write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC)
     try:
         return opened(file.path, write if which else os.O_RDONLY)
     except OSError as error:

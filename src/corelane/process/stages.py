@@ -6,7 +6,6 @@ While children live the core keeps their deadline; a function that goes on alone
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import time
 
@@ -82,9 +81,9 @@ def has_failed(parts: Any, n: int) -> bool:
 
 
 def shared_stderr(pipeline: Pipeline) -> list[Any]:
-    """The owner of the file that is the stderr of all stages, if it is one: each would open, and truncate, its own."""
+    """The owner of the file that is the stderr of all stages, if it is one: each would truncate it again."""
     given = pipeline.option("stderr")
-    return [open_file(pipeline, 2, given, os.O_APPEND)] if isinstance(given, File) else []
+    return [open_file(pipeline, 2, given)] if isinstance(given, File) else []
 
 
 class Stages(Work):
