@@ -16,6 +16,7 @@ from faults_child import descriptors, fresh, nothing_left, until
 from helpers import is_running, needs_linux, script, wait_until
 
 import corelane as cl
+from corelane.process import work
 from corelane.process.functions import FunctionRun
 
 C = cl.Command
@@ -653,6 +654,7 @@ def test_no_room_for_a_thread(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     pipeline = C(*FOREVER) | cl.over_lines(upper) | ["cat"]
+    monkeypatch.setattr(work, "_PATIENCE", 0.05)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     done = list(cl.run_many([pipeline, ["true"]], ordered=True, concurrency=2))
     assert isinstance(done[0].error, cl.ResourceExhausted)
@@ -661,6 +663,21 @@ def test_no_room_for_a_thread(monkeypatch):
     with pytest.raises(cl.ResourceExhausted) as caught:
         pipeline.spawn()
     assert caught.value.errno == 11
+
+
+def test_room_for_a_thread_is_waited_for(monkeypatch):
+    """Others that end make it: nothing is lost."""
+    start, refusals = threading.Thread.start, iter(range(30))
+
+    def refuse_at_first(thread):
+        if thread.name == "corelane stage" and next(refusals, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_at_first)
+    pipelines = [C("echo", str(n)) | cl.over_lines(upper) | ["cat"] for n in range(20)]
+    done = list(cl.run_many(pipelines, stdout=cl.PIPE, concurrency=5, ordered=True))
+    assert [result.text for result in done] == [f"{n}\n" for n in range(20)]
 
 
 def test_no_module_is_loaded_when_there_may_be_no_descriptor_left():

@@ -67,6 +67,10 @@ class Batch:
         """How many run."""
         return len(self._jobs)
 
+    def has_others(self, works: set[Work | None]) -> bool:
+        """Whether children live that are not parts of these."""
+        return any(job.parent not in works for job in self._jobs.values())
+
     def fileno(self) -> int:
         """A descriptor that is readable when `wait` has something to do, for an event loop; see `arm`.
 

@@ -139,7 +139,8 @@ class FunctionRun:
         self.is_over = True
 
     def refused(self, error: BaseException) -> FunctionResult:
-        """What is left where `start` has raised `error`."""
+        """What is left where `start` has raised `error`, and will not be called again."""
+        self.close()
         return FunctionResult(self.function, error, 0.0)
 
     def __call__(self) -> FunctionResult:
@@ -164,7 +165,7 @@ class FunctionRun:
         """Run it in a thread of its own, and there call `ended` with what is left of it.
 
         Raises:
-            ResourceExhausted: there is no room for a thread; what this owned is closed.
+            ResourceExhausted: there is no room for a thread. It may be tried again, or `refused`.
         """
         import threading
 
@@ -185,7 +186,9 @@ class FunctionRun:
             thread.start()
         except BaseException as error:
             with contextlib.suppress(IndexError):
-                waiting.pop()[0].close()
+                run, _ = waiting.pop()
+                if not isinstance(error, RuntimeError):
+                    run.close()
             if not isinstance(error, RuntimeError):
                 raise
             why = "the limit on threads is reached (ulimit -u, pids.max); wait for some to end"

@@ -136,6 +136,7 @@ class Engine(Driver):
             return
         try:
             self._start_due()
+            self._start_threads()
             self._start_ready()
             self._arrange()
         except BaseException as error:
@@ -149,7 +150,7 @@ class Engine(Driver):
 
     def _arrange(self) -> None:
         assert self._loop is not None
-        pauses = [LOOK_AGAIN] if self.batch.ready else []
+        pauses = [LOOK_AGAIN] if self.batch.ready or self._threadless else []
         for clock, heap in self._later.items():
             if not heap:
                 continue

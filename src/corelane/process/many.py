@@ -145,7 +145,8 @@ def run_many(
         commands: lists of arguments, Commands, Pipelines or Sequences; pulled one by one, as there is room for them.
         concurrency: how many run at once (default: as many as we may use CPUs). At most so many results wait unread.
         ordered: yield in the order of `commands`, rather than as they end.
-        **options: as for Command, for all of them; `timeout` and `retry` are of each. Without `stdin` it is /dev/null.
+        **options: as for Command, for all of them; `timeout` and `retry` are of each (of each step, in a Sequence).
+            Without `stdin` it is /dev/null.
 
     Yields:
         A Result for each command, with its `index` in `commands`, and `error`: what `run` would have raised. Nothing is

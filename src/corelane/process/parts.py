@@ -72,6 +72,18 @@ class PartsResult:
         return any(part.pipes_left_open for part in self._parts)
 
     @property
+    def contained(self) -> str:
+        """The containment that was obtained, by the first of them: "group", "cgroup" or "none"."""
+        found: str = next((part.contained for part in self._parts if hasattr(part, "contained")), "none")
+        return found
+
+    @property
+    def strategy(self) -> str:
+        """How the first of them was spawned; see `Result.strategy`."""
+        found: str = next((part.strategy for part in self._parts if hasattr(part, "strategy")), "none")
+        return found
+
+    @property
     def elapsed(self) -> float:
         """Seconds that all of them took."""
         return sum((part.elapsed for part in self._parts), 0.0)

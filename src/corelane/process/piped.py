@@ -352,7 +352,11 @@ class _Thread:
         self._run = run
         self._began = time.monotonic()
         self._result: FunctionResult | None = None
-        self._thread = run.start(self._ended)
+        try:
+            self._thread = run.start(self._ended)
+        except BaseException:
+            run.close()
+            raise
 
     def _ended(self, result: FunctionResult) -> None:
         self._result = result

@@ -129,7 +129,7 @@ class Pipeline(Runnable):
     process group and one scope, with one deadline; none is reaped, and no leftover killed, before all have ended.
 
     It fails like a shell's with pipefail: by its last stage that failed. A stage that is not the last and died of
-    SIGPIPE, because a later one had seen enough, has not failed; nor has one with check=False.
+    SIGPIPE has not failed, for a later one had seen enough (who sent it is not asked); nor has one with check=False.
 
     Args:
         *stages: Commands, lists of arguments, Functions and Pipelines. A Command may have check, stderr, the first one

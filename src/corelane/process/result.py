@@ -189,7 +189,8 @@ class Result:
 
     @property
     def strategy(self) -> str:
-        """How it was spawned: "clone3", "clone3-nowait" (of many), "vfork", "posix_spawn" or "fork"."""
+        """How it was spawned: "clone3", "clone3-nowait" (of many, of a pipeline, under asyncio), "vfork", "posix_spawn"
+        or "fork"."""
         return STRATEGIES.get(self._report[STRATEGY], "none")
 
     def _flag(self, at: int) -> int:

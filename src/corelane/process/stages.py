@@ -71,7 +71,8 @@ class PipelineResult(PartsResult):
 
 
 def has_failed(parts: Any, n: int) -> bool:
-    """Whether stage `n` counts as failed: what died of SIGPIPE because a later one had ended does not."""
+    """Whether stage `n` counts as failed: what died of SIGPIPE does not, unless it is the last. Who sent it is not
+    asked: in a pipeline it is the kernel, because a later one reads no more."""
     part = parts[n]
     if not isinstance(part, Result):
         return part.error is not None
@@ -294,7 +295,7 @@ class FunctionJob(Job):
         self._began = time.monotonic()
         source, sink = take(item, 0), take(item, 1)
         self._run.connect(source if source.fd >= 0 else None, sink if sink.fd >= 0 else None)
-        self._number = self._driver.run_function(self._run, self._returned)
+        self._number = self._driver.run_function(self._run, self._returned, self.parent)
 
     def _returned(self, driver: Driver, result: FunctionResult) -> None:
         if self.parent is not None:

@@ -15,6 +15,7 @@ import heapq
 import time
 from _queue import Empty, SimpleQueue
 from _weakref import ref
+from collections import deque
 from collections.abc import Callable
 
 from corelane.errors import ResourceExhausted
@@ -175,6 +176,8 @@ class Driver:
         self.batch = Batch()
         self._functions: dict[int, Callable[[Driver, Any], None]] = {}  # that are waited for, in threads of their own
         self._running: dict[int, FunctionRun] = {}  # also those that nobody waits for any more
+        self._threadless: deque[Any] = deque()  # functions that wait for room for a thread
+        self._refused_since: float | None = None
         self._posted: SimpleQueue[tuple[int, Any]] = SimpleQueue()  # those that have returned
         self._done: list[tuple[Work, Result]] = []
         self._later: dict[Any, list[tuple[float, int, Work]]] = {}  # a heap for each clock
@@ -200,8 +203,11 @@ class Driver:
         done, self._done = self._done, []
         return done
 
-    def run_function(self, target: FunctionRun, ended: Callable[[Driver, Any], None]) -> int:
+    def run_function(self, target: FunctionRun, ended: Callable[[Driver, Any], None], of: Work | None) -> int:
         """Call `target` in a thread of its own, and then, in ours, `ended` with what it returned.
+
+        Args:
+            of: the work that it is a part of, whose children may wait for it.
 
         Returns:
             Its number, for `forget_function`.
@@ -217,11 +223,29 @@ class Driver:
             if driver is not None:
                 driver.post(number, outcome)
 
-        try:
-            target.start(returned)
-        except ResourceExhausted as error:
-            self.post(number, target.refused(error))
+        self._threadless.append((number, target, returned, of))
+        self._start_threads()
         return number
+
+    def _start_threads(self) -> None:
+        """Start the functions for which there is room. As for a child it is waited for while others may make some, and
+        for a while where nobody of ours will."""
+        while self._threadless:
+            number, target, returned, _ = self._threadless[0]
+            try:
+                if number in self._functions:
+                    target.start(returned)
+                else:
+                    target.close()  # nobody waits for it any more
+            except ResourceExhausted as error:
+                now = time.monotonic()
+                self._refused_since = self._refused_since or now
+                waiting = {of for *_, of in self._threadless}
+                if now - self._refused_since < _PATIENCE or self.batch.has_others(waiting):
+                    return
+                self.post(number, target.refused(error))
+            self._refused_since = None
+            self._threadless.popleft()
 
     def forget_function(self, number: int) -> None:
         """One is not waited for any more: what it returns is dropped."""
@@ -261,6 +285,8 @@ class Driver:
             Seconds until the next try is due; None if none waits.
         """
         pause, clock = self._start_due()
+        if self._threadless:
+            self._start_threads()
         if self._functions:
             self._take_posted(0)
         span = min(each for each in (pause, at_most, _STEP) if each is not None)
@@ -330,6 +356,7 @@ class Driver:
         """Kill and reap what lives, and start nothing more. A function that returns has closed its descriptors then."""
         self._later.clear()
         self._functions.clear()
+        self._start_threads()  # which closes what they own
         self.batch.close()
         until = time.monotonic() + _RETURN_WITHIN
         while not all(run.is_over for run in self._running.values()) and time.monotonic() < until:

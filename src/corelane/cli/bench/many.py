@@ -16,7 +16,7 @@ CONCURRENCIES = (1, 10, 100, 1000)
 ALL_AT_ONCE = (10, 50, 100)
 LIVE = (10, 100, 1000, 10000)
 THREADS = (1, 2, 4)
-WAKEUPS = 50_000
+WAKEUPS = 2000
 
 QUICK = Effort(rounds=5, tiny=400, real=100, warm_up=100)
 FULL = Effort(rounds=9, tiny=2000, real=400, warm_up=200)
@@ -34,6 +34,8 @@ def contenders(available: Available, at_once: int) -> list[Contender]:
             f"c.many/{at_once}/2/vfork": "raw C, vfork, 2 threads",
             f"c.many/{at_once}/2/nowait": "raw C, no wait, 2 threads",
             f"corelane_many/{at_once}": "corelane run_many",
+            f"corelane_async_many/{at_once}": "corelane run_many_async",
+            f"corelane_uvloop_many/{at_once}": "corelane run_many_async, uvloop",
             f"subprocess_many/{at_once}": "subprocess.run, threads",
             f"asyncio_many/{at_once}": "asyncio",
             f"uvloop_many/{at_once}": "uvloop",
@@ -126,13 +128,20 @@ def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
     return Curve("concurrency", title, "at a time", "c.many/N/1/nowait", "corelane_many/N", values, whole)
 
 
+def beside_target(curve: Curve) -> Target:
+    """One wake-up costs the same, however many live."""
+    ours = next(iter(curve.series))
+    span = f"{curve.values[0]:,} -> {curve.values[-1]:,} live"
+    return Target(f"run_many: a wake-up, {span}", 1.10, curve.growth(ours))
+
+
 def beside(available: Available, effort: Effort, watch: Watch) -> list[Curve]:
     """What a wake-up of the engine costs, and its memory per child, against how many live."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     values = [value for value in LIVE if hard == resource.RLIM_INFINITY or value + 300 < hard]
     found = []
     for key, title, measured in (
-        ("beside", "time per byte drained, beside children that sleep", "p50 us"),
+        ("beside", "CPU time of a wake-up, beside children that sleep", "p50 us"),
         ("live", "memory of the engine per child that lives", "kB"),
     ):
         line = []

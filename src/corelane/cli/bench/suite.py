@@ -82,10 +82,13 @@ def _many(available: Available, quick: bool, watch: table.Watcher, report: Repor
         all_at_once = many.together(available, many.TOGETHER, watch)
         report.sections += all_at_once
         watch.show(table.together_table(all_at_once))
+        beside, live = many.beside(available, many.SLEEPERS, watch)
+        report.targets.append(many.beside_target(beside))
         for curve in (
             many.concurrency(available, many.CURVE, watch),
             many.threads(available, many.CURVE, watch),
-            *many.beside(available, many.SLEEPERS, watch),
+            beside,
+            live,
         ):
             report.curves.append(curve)
             watch.show(table.curve_table(curve, watch.console))
@@ -205,7 +208,7 @@ def run(
     with console.status("building the raw C baseline and the Rust contenders"):
         available = Available.load(rust=rust, may_wait=not quick)
     steady = _steady_cpu() if cpu is None else cpu
-    freely = "spawn as the scheduler likes, " if cpu is None else ""
+    freely = f"{', '.join(UNPINNED)} as the scheduler likes, " if cpu is None else ""
     header = machine.describe() | available.versions()
     header["placement"] = "not pinned" if steady is None else f"{freely}all else pinned to CPU {steady}"
     report = Report(header, quick, notices=available.notices)

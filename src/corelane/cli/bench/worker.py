@@ -204,6 +204,15 @@ def _many_of_ours(at_once: int, count: int, program: str) -> None:
             raise done.error
 
 
+async def _many_of_ours_on_a_loop(at_once: int, count: int, program: str) -> None:
+    import corelane as cl
+
+    async with cl.run_many_async(([program] for _ in range(count)), concurrency=at_once, capture=True) as results:
+        async for done in results:
+            if done.error is not None:
+                raise done.error
+
+
 def _many_of_ours_in_threads(threads: int, count: int, program: str) -> None:
     """100 at a time in all, by one engine in each thread."""
     from concurrent.futures import ThreadPoolExecutor
@@ -222,7 +231,8 @@ def _resident_bytes() -> int:
 def _beside_ours(live: int, wakeups: int) -> list[int]:
     """One child that writes a byte at a time, beside `live` others of the same engine that sleep.
 
-    Returns the time per byte, in nanoseconds, and the memory of this process per child that sleeps, in bytes.
+    Returns the CPU time of this process per time that it was woken, in nanoseconds, and its memory per child that
+    sleeps, in bytes.
     """
     import corelane as cl
 
@@ -230,20 +240,34 @@ def _beside_ours(live: int, wakeups: int) -> list[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, live + 200), hard))
     reader, writer = os.pipe()
     sleeper = cl.Command("cat", stdin=reader, stdout=cl.DEVNULL)  # of the many descriptors needed, one for each
-    dd = ["dd", "if=/dev/zero", "bs=1", "status=none", f"count={wakeups}"]
+    code = f"import os, time\nfor _ in range({wakeups}): os.write(1, b'.'); time.sleep(0.0002)"
+    slow = cl.Command(sys.executable, "-ISc", code, stdout=cl.PIPE)  # each byte finds the engine asleep
     before = _resident_bytes()
-    last = [cl.Command("true"), cl.Command(*dd, stdout=cl.PIPE)]
-    commands = itertools.chain(itertools.repeat(sleeper, live), last)
+    commands = itertools.chain(itertools.repeat(sleeper, live), [cl.Command("true"), slow])
     results = cl.run_many(commands, concurrency=live + 1)
     next(results)  # now all that sleep have been started
     bytes_each = (_resident_bytes() - before) // live
-    each = round(next(results).elapsed * 1e9) // wakeups
+    start, woken = resource.getrusage(resource.RUSAGE_SELF), 0
+    next(results)
+    end = resource.getrusage(resource.RUSAGE_SELF)
+    woken = end.ru_nvcsw - start.ru_nvcsw
+    spent = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
     os.close(writer)
     for done in results:
         if done.error is not None:
             raise done.error
     os.close(reader)
-    return [each, bytes_each]
+    return [round(spent * 1e9) // max(1, woken), bytes_each]
+
+
+def _live_bytes(live: int) -> int:
+    """The memory of it, in an interpreter that has not done the same before and kept the memory."""
+    import subprocess
+
+    command = [sys.executable, "-P", __file__]
+    done = subprocess.run(command, input=f"run corelane_fresh/{live} 1 -\n", capture_output=True, text=True, check=True)
+    reply: dict[str, Any] = json.loads(done.stdout)
+    return int(reply["ns"][0])
 
 
 def _many_in_threads(at_once: int, count: int, program: str) -> None:
@@ -355,6 +379,8 @@ _OUR_PROGRAM = (sys.executable, "-P", "-m", "corelane", "batch", "-j", "N", "--n
 
 MANY: dict[str, Callable[[int, int, str], None]] = {
     "corelane_many": _many_of_ours,
+    "corelane_async_many": lambda *args: _runner("asyncio").run(_many_of_ours_on_a_loop(*args)),
+    "corelane_uvloop_many": lambda *args: _runner("uvloop").run(_many_of_ours_on_a_loop(*args)),
     "corelane_threads": _many_of_ours_in_threads,
     "corelane_batch": _tool(*_OUR_PROGRAM),
     "xargs": _tool("xargs", "-P", "N", "-n", "1"),
@@ -373,8 +399,10 @@ def measure(mode: str, count: int, program: str) -> list[int]:
     Raises whatever the contender raises, and KeyError or ValueError for a mode that does not exist.
     """
     kind, _, at_once = mode.partition("/")
-    if kind in ("corelane_beside", "corelane_live"):
-        return [_beside_ours(int(at_once), count)[kind == "corelane_live"]]
+    if kind == "corelane_live":
+        return [_live_bytes(int(at_once))]
+    if kind in ("corelane_beside", "corelane_fresh"):
+        return [_beside_ours(int(at_once), count)[kind == "corelane_fresh"]]
     if at_once:
         start = time.perf_counter_ns()
         MANY[kind](int(at_once), count, program)
