@@ -9,7 +9,7 @@ from corelane.cli.bench.contenders import Available, python_contender
 from corelane.cli.bench.report import Section
 from corelane.cli.bench.spawn import Effort, Watch, measure
 
-QUICK = Effort(rounds=5, tiny=20, real=1, warm_up=1)
+QUICK = Effort(rounds=3, tiny=20, real=1, warm_up=1)
 FULL = Effort(rounds=9, tiny=60, real=1, warm_up=1)
 
 _LABELS = {
