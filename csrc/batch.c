@@ -43,7 +43,7 @@ struct cl_batch {
     int64_t live, done_count;
     uint64_t wakeups;
     /* The pipeline of which not all stages were started: */
-    int building, is_broken, read_end; /* of the pipe from the last stage to the next one, or -1 */
+    int building, is_broken, is_late, read_end; /* of the pipe from the last stage to the next one, or -1 */
     int32_t leader;
     int has_poller;
     uint8_t scratch[CL__SCRATCH];
@@ -255,11 +255,24 @@ static void finish(cl_batch *batch, int32_t at, int64_t rc)
     batch->done_count++;
 }
 
-/* The run cannot go on in this process: no memory for its output, or its child will not end. */
-static void give_up(cl_batch *batch, int32_t at, int64_t rc)
+static void kill_stage(cl_batch *batch, int32_t at)
 {
     cl_run *run = batch->slots[at].run;
-    cl_run_abort(run, 0);
+    if (run->phase != CL__RUNNING || run->give_up_at >= 0)
+        return;
+    cl__run_kill(run);
+    set_timer(batch, at, cl__run_timer(run));
+}
+
+/* The run cannot go on in this process: no memory for its output, or its child will not end. A pipeline ends with it. */
+static void give_up(cl_batch *batch, int32_t at, int64_t rc)
+{
+    int32_t leader = batch->slots[at].leader;
+    for (int32_t stage = leader; stage != NOWHERE; stage = batch->slots[stage].next_stage)
+        kill_stage(batch, stage);
+    if (leader != NOWHERE && leader == batch->leader)
+        batch->is_broken = 1;
+    cl_run_abort(batch->slots[at].run, 0);
     finish(batch, at, rc);
 }
 
@@ -289,15 +302,6 @@ static int is_killed(cl_batch *batch, slot *one)
     return one->run->give_up_at >= 0 || one->run->process.child.error;
 }
 
-static void kill_stage(cl_batch *batch, int32_t at)
-{
-    cl_run *run = batch->slots[at].run;
-    if (run->phase != CL__RUNNING || run->give_up_at >= 0)
-        return;
-    cl__run_kill(run);
-    set_timer(batch, at, cl__run_timer(run));
-}
-
 /* All children have ended: now its own end counts, and the drain begins. */
 static void let_end(cl_batch *batch, int32_t at, int holds)
 {
@@ -308,14 +312,27 @@ static void let_end(cl_batch *batch, int32_t at, int holds)
     judge_alone(batch, at, cl__run_finish(one->run));
 }
 
+/* The first signal, which has gone to the leader's scope: for a stage that is not in it. */
+static void end_by_itself(cl_process *process)
+{
+    if (process->child.contained == CL_CONTAIN_CGROUP)
+        return;
+    cl__process_signal_scope(process, SIGTERM);
+    cl__process_signal_scope(process, SIGCONT);
+}
+
 static void pass_the_deadline(cl_batch *batch, int32_t leader)
 {
     cl_run *first = batch->slots[leader].run;
     if (!first->timed_out || first->deadline_is_passed)
         return;
     first->deadline_is_passed = 1;
-    for (int32_t at = leader; at != NOWHERE; at = batch->slots[at].next_stage)
-        batch->slots[at].run->timed_out = batch->slots[at].run->phase == CL__RUNNING;
+    for (int32_t at = leader; at != NOWHERE; at = batch->slots[at].next_stage) {
+        cl_run *run = batch->slots[at].run;
+        run->timed_out = run->phase == CL__RUNNING;
+        if (at != leader && run->timed_out && first->kill_at >= 0)
+            end_by_itself(&run->process);
+    }
 }
 
 /* Something has become of a stage: what that means for the others. */
@@ -329,6 +346,8 @@ static void look_at_pipeline(cl_batch *batch, int32_t leader)
     }
     for (int32_t at = killed ? leader : NOWHERE; at != NOWHERE; at = batch->slots[at].next_stage)
         kill_stage(batch, at);
+    if (is_building)
+        batch->is_late = batch->slots[leader].run->deadline_is_passed;
     if (is_building)
         batch->is_broken = killed; /* those that are to come need no room then, for which it might wait for long */
     if (running || is_building)
@@ -439,12 +458,13 @@ static int64_t open_joint(const cl_batch_item *item, int ends[2])
 static int64_t hand_out(cl_batch *batch, cl_batch_item *item)
 {
     int ends[2];
-    int64_t rc = batch->is_broken ? 0 : open_joint(item, ends);
+    int is_refused = batch->is_broken || batch->is_late;
+    int64_t rc = is_refused ? 0 : open_joint(item, ends);
     item->stage = CL_STAGE_PIPE;
     if (rc < 0)
         return rc;
     item->slot = item->fd[0] = item->fd[1] = -1;
-    if (batch->is_broken)
+    if (is_refused)
         return 1;
     item->fd[0] = batch->read_end;
     item->fd[1] = ends[1];
@@ -473,10 +493,7 @@ static void join_pipeline(cl_batch *batch, int32_t at)
 
 static int64_t refuse(cl_batch *batch, int32_t at, int error)
 {
-    cl_run *run = batch->slots[at].run;
-    cl__process_reset(&run->process);
-    run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1},
-                                       .stage = CL_STAGE_PREPARE, .error = error};
+    cl__run_refuse(batch->slots[at].run, error);
     batch->live++;
     finish(batch, at, -error);
     return 1;
@@ -512,6 +529,13 @@ static int64_t begin(cl_batch *batch, cl_run *run, const cl_batch_item *item)
     return rc;
 }
 
+/* Nobody here watches a tee; a pipeline is one process group; and what the last stage joins there is not. */
+static int cannot_be(const cl_batch_item *item, int is_stage)
+{
+    return item->options->tee[0] >= 0 || item->options->tee[1] >= 0 || (item->joins && !item->more) ||
+           (is_stage && (item->command->options & CL_OPT_NEW_SESSION));
+}
+
 static int64_t start_child(cl_batch *batch, cl_batch_item *item)
 {
     int64_t at = slot_take(batch);
@@ -521,10 +545,12 @@ static int64_t start_child(cl_batch *batch, cl_batch_item *item)
     slot *one = &batch->slots[at];
     one->tag = item->tag;
     item->slot = at;
-    if (batch->is_broken)
+    if (batch->is_broken || batch->is_late)
         return refuse(batch, (int32_t)at, ECANCELED);
-    if (item->options->tee[0] >= 0 || item->options->tee[1] >= 0) /* nobody here watches them */
+    if (cannot_be(item, batch->building)) {
+        batch->is_broken = batch->building;
         return refuse(batch, (int32_t)at, EINVAL);
+    }
     one->ended_in = batch->wakeups;
     int64_t rc = begin(batch, one->run, item);
     if (is_a_limit(rc)) {
@@ -558,7 +584,7 @@ static void end_building(cl_batch *batch)
         look_at_pipeline(batch, leader);
     close_read_end(batch);
     batch->leader = NOWHERE;
-    batch->building = batch->is_broken = 0;
+    batch->building = batch->is_broken = batch->is_late = 0;
     if (leader != NOWHERE && batch->slots[leader].leader == leader)
         look_at_pipeline(batch, leader);
 }
@@ -735,7 +761,7 @@ int64_t cl_batch_abort(cl_batch *batch, int64_t at_most_ns)
     int32_t strays = NOWHERE;
     close_read_end(batch);
     batch->leader = NOWHERE;
-    batch->building = batch->is_broken = 0;
+    batch->building = batch->is_broken = batch->is_late = 0;
     for (size_t i = 0; i < batch->slot_count; i++)
         if (batch->slots[i].run)
             cl__run_kill(batch->slots[i].run); /* all of them first, so that they die side by side */
@@ -771,6 +797,7 @@ void cl_batch_free(cl_batch *batch)
         return;
     if (is_ours(batch))
         cl_batch_abort(batch, CL__NS_PER_S);
+    close_read_end(batch);
     for (size_t i = 0; i < batch->slot_count; i++) {
         cl_run *run = batch->slots[i].run;
         if (!run)
@@ -801,6 +828,8 @@ int64_t cl_batch_fd(cl_batch *batch)
 
 int64_t cl_batch_arm(cl_batch *batch)
 {
+    if (!is_ours(batch))
+        return -EPERM;
     int64_t when = batch->done_count ? 0 : next_timer(batch);
     return cl__poller_arm(&batch->poller, when == INT64_MAX ? -1 : when);
 }

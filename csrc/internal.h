@@ -333,6 +333,7 @@ struct cl_run {
     const cl_piece *feed;
     uint64_t feed_count, feed_at;
     size_t feed_offset;
+    uint64_t unfed;   /* bytes that were left when the feed was let go of */
     int64_t max_output;
     int limit_action;
     int64_t deadline, kill_at, drain_until, give_up_at, look_at; /* absolute, or -1 */
@@ -355,6 +356,7 @@ int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *l
                       const cl_environ *snapshot, const cl__among *among);
 int64_t cl__run_watch(cl_run *run, cl__poller *poller, uint64_t key);
 int64_t cl__run_ready(cl_run *run, int which, int hup);
+void cl__run_refuse(cl_run *run, int error);   /* it is not begun: for want of what comes before a spawn */
 void cl__run_let_go(cl_run *run, int holds); /* it is held by these no more */
 int64_t cl__run_finish(cl_run *run); /* 1: all is done. Looks at no timer: what is ready has come before what is late */
 /* What time has brought. `has_looked`: the pipes were asked once since the child's end was known. 1: all is done. */

@@ -56,6 +56,7 @@ static int is_ours(const cl_process *process)
 static pthread_mutex_t flights_lock = PTHREAD_MUTEX_INITIALIZER;
 static cl__flights flights = {.lock = &flights_lock};
 static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
+static int hooks_run; /* in a forked child: they are set */
 
 /* Without these, a fork while another thread holds the lock would leave the child a lock nobody holds, and half a list. */
 static void before_fork(void)
@@ -74,12 +75,15 @@ static void after_fork_in_child(void)
 {
     pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
     flights_lock = fresh;
+    hooks_run = 1;
     flights.adrift = NULL;
 }
 
+/* A fork of another thread's in the midst of pthread_once, with the hooks set: in the child that runs once more. */
 static void set_hooks(void)
 {
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    if (!hooks_run)
+        pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 /* ---- spawning ----------------------------------------------------------------------------------------------------- */

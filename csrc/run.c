@@ -83,6 +83,13 @@ static cl_process *scope_of(cl_run *run)
     return run->leader ? &run->leader->process : &run->process;
 }
 
+/* A later stage leads a group only where the leader's was gone when it was to join that. Of one that leads none there is no
+ * group to be signalled, and its number is its own: it is not reaped. */
+static int has_own_group(const cl_run *run)
+{
+    return run->leader && run->leader != run && run->process.child.contained == CL_CONTAIN_GROUP;
+}
+
 void cl_run_free(cl_run *run)
 {
     if (!run)
@@ -161,10 +168,18 @@ static void feed(cl_run *run)
 
 static int64_t feed_left(const cl_run *run)
 {
-    uint64_t left = 0;
+    uint64_t left = run->unfed;
     for (uint64_t i = run->feed_at; i < run->feed_count; i++)
         left += run->feed[i].size;
     return (int64_t)(left - run->feed_offset);
+}
+
+/* The caller's memory is read no more. */
+static void drop_feed(cl_run *run)
+{
+    run->unfed = (uint64_t)feed_left(run);
+    run->feed = NULL;
+    run->feed_count = run->feed_at = run->feed_offset = 0;
 }
 
 /* ---- starting ----------------------------------------------------------------------------------------------------- */
@@ -229,16 +244,34 @@ static int64_t check_tees(const cl_run_options *options)
     return 0;
 }
 
+/* Nothing of the last child may be told of the next one, also where that is refused. */
+static void forget_last(cl_run *run)
+{
+    cl__process_reset(&run->process);
+    run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
+    run->process.started_ns = run->process.ended_ns = 0;
+    run->phase = CL__IDLE;
+    run->leader = NULL;
+    run->held = 0;
+    run->feed = NULL;
+    run->feed_count = run->feed_at = run->feed_offset = run->unfed = 0;
+    run->timed_out = run->limit_hit = run->pipes_left_open = run->tee_error = 0;
+    run->out[0].kept.size = run->out[1].kept.size = 0;
+}
+
+void cl__run_refuse(cl_run *run, int error)
+{
+    forget_last(run);
+    run->process.child.stage = CL_STAGE_PREPARE;
+    run->process.child.error = error;
+}
+
 int64_t cl__run_begin(cl_run *run, const cl_command *command, const cl_launch *launch, const cl_run_options *options,
                       const cl_environ *snapshot, const cl__among *among)
 {
     if (has_child(run))
         return -EBUSY;
-    cl__process_reset(&run->process);
-    run->process.child = (cl__spawned){.pid = -1, .pidfd = -1, .parent_pipe = {-1, -1, -1}};
-    run->phase = CL__IDLE;
-    run->leader = NULL;
-    run->held = 0;
+    forget_last(run);
     int stage = CL_STAGE_DESCRIPTORS;
     int64_t rc = check_tees(options);
     if (rc == 0) {
@@ -280,6 +313,8 @@ int64_t cl_run_start(cl_run *run, const cl_command *command, const cl_launch *la
 static void kill_scope(cl_run *run)
 {
     cl_process_signal_scope(scope_of(run), SIGKILL);
+    if (has_own_group(run))
+        cl_process_signal_scope(&run->process, SIGKILL);
     run->kill_refused = cl__process_signal(&run->process, SIGKILL) == -EPERM; /* by itself, should it have left its group */
     if (run->give_up_at < 0) /* refused, it may still be dying of the first signal, which went to all of its group */
         run->give_up_at = from_now(run->kill_refused ? REFUSED_NS : GIVE_UP_NS);
@@ -536,13 +571,14 @@ void cl__run_let_go(cl_run *run, int holds)
 /* What the child left behind is killed while the unreaped leader still holds the group's number; then it is reaped. */
 static int64_t finish(cl_run *run)
 {
-    if (run->process.child.contained != CL_CONTAIN_NONE && (!run->leader || run->leader == run))
+    if (run->process.child.contained != CL_CONTAIN_NONE && (!run->leader || run->leader == run || has_own_group(run)))
         cl__process_signal_scope(&run->process, SIGKILL);
     int64_t rc = cl__process_reap(&run->process);
     if (rc != 1)
         return rc;
     cl_process_take_terminal(&run->process);
     close_pipes(run);
+    drop_feed(run);
     cl__process_close(&run->process); /* an idle run holds no descriptor */
     run->phase = CL__DONE;
     return 1;
@@ -672,6 +708,7 @@ int64_t cl_run_abort(cl_run *run, int64_t at_most_ns)
         return 1;
     kill_scope(run);
     close_pipes(run);
+    drop_feed(run);
     if (run->poller && run->phase == CL__RUNNING && run->process.watch >= 0)
         cl__poller_remove(run->poller, run->process.watch);
     int64_t until = from_now(at_most_ns), left = at_most_ns, rc;

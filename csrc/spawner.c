@@ -20,6 +20,7 @@ static request *current; /* under lock: what the thread works on; NULL: it is fr
 static int running;      /* under lock */
 static _Thread_local int is_spawner;
 static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
+static int hooks_run; /* in a forked child: they are set */
 
 static void *serve(void *unused)
 {
@@ -56,14 +57,17 @@ static void after_fork_in_child(void)
     pthread_mutex_t fresh_lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t fresh_changed = PTHREAD_COND_INITIALIZER;
     lock = fresh_lock;
+    hooks_run = 1;
     changed = fresh_changed;
     current = NULL;
     running = 0;
 }
 
+/* A fork of another thread's in the midst of pthread_once, with the hooks set: in the child that runs once more. */
 static void set_hooks(void)
 {
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    if (!hooks_run)
+        pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 static int64_t ensure_running(void)

@@ -32,7 +32,7 @@ int64_t cl_batch_new(cl_batch **out);
 void cl_batch_free(cl_batch *batch);
 
 /* Start children in order, and return how many were: fewer than `count` where the next one met a limit of the system
- * (EAGAIN, EMFILE, ENFILE, ENOMEM) while others lived that will make room. The options' tees must be -1. What else keeps a
+ * (EAGAIN, EMFILE, ENFILE, ENOMEM) while others lived that will make room. The options' tees must be -1; a stage has no session of its own. What else keeps a
  * child from being started is its result. -EPERM in a process that did not make the engine; -errno of the limit, with none
  * started, where nothing lives.
  *
@@ -83,6 +83,6 @@ int64_t cl_batch_live(cl_batch *batch);
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_fd(cl_batch *batch);
 
-/* Make the descriptor readable also at the next deadline.
+/* Make the descriptor readable also at the next deadline. -EPERM as cl_batch_start.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_batch_arm(cl_batch *batch);

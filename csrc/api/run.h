@@ -15,7 +15,7 @@ typedef struct cl_piece {
 } cl_piece;
 
 typedef struct cl_run_options {
-    const cl_piece *feed;   /* stdin, written with writev; kept alive until the run is used again or freed */
+    const cl_piece *feed;   /* stdin, written with writev; kept alive until the run is done, aborted or freed */
     uint64_t feed_count;
     int64_t timeout_ns;     /* < 0: none */
     int64_t grace_ns;       /* at the deadline: SIGTERM, then SIGKILL after this; 0: SIGKILL at once */

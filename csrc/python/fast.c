@@ -9,6 +9,7 @@
 
 #include "../corelane.h"
 
+#include <errno.h>
 #include <signal.h>
 
 static PyObject *capture_environ(PyObject *self, PyObject *address)
@@ -35,6 +36,7 @@ static PyObject *enter(PyObject *self, PyObject *unused)
 
 static PyMethodDef enter_method = {"__enter__", enter, METH_NOARGS, "The object itself, from now on killed if dropped."};
 
+enum { WAITS = 8 };
 #define REAP_NS 5000000000LL /* what SIGKILL has not ended by then is in uninterruptible sleep */
 
 /* The scope of the first is that of all. It goes before anything is reaped: until then its number is its own. */
@@ -45,12 +47,13 @@ static void kill_and_reap(PyObject *self)
     for (Py_ssize_t i = 0; i < 2 * count; i++) {
         cl_process *process = PyLong_AsVoidPtr(PyTuple_GetItem(addresses, i % count));
         Py_BEGIN_ALLOW_THREADS
-        if (i == 0)
+        if (i < count) {
             cl_process_signal_scope(process, SIGKILL);
-        if (i < count)
             cl_process_signal(process, SIGKILL);
-        else
-            cl_process_wait(process, REAP_NS);
+        } else {
+            for (int tries = 0; tries < WAITS && cl_process_wait(process, REAP_NS) == -EINTR; tries++)
+                continue; /* a signal: Python looks at it after this */
+        }
         Py_END_ALLOW_THREADS
     }
     Py_XDECREF(addresses);

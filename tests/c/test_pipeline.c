@@ -331,6 +331,99 @@ static void there_is_one_deadline(void)
     }
 }
 
+/* Each is its own scope, and the first signal must reach it all the same. */
+static void a_deadline_without_containment(void)
+{
+    say_about("a deadline with a grace, nothing contained");
+    for (int i = 0; i < 3; i++) {
+        want(i, i ? "stay" : "exit", "0");
+        jobs[i].plan.command.contain = CL_CONTAIN_NONE;
+        jobs[i].options.timeout_ns = 100 * MS;
+        jobs[i].options.grace_ns = PATIENCE;
+    }
+    int64_t began = now_ns();
+    start(0, 3);
+    step_until_empty();
+    CHECK(now_ns() - began < PATIENCE / 2);
+    ended_with(0, CL_STATE_EXITED, 0);
+    for (int i = 1; i < 3; i++)
+        ended_with(i, CL_STATE_SIGNALED, SIGTERM);
+}
+
+/* The memory of a feed is the caller's again when the result was taken; what is refused in the same slot has no result
+ * of its own, and none of the last child's. */
+static void what_is_refused_tells_nothing_of_the_last_one(void)
+{
+    say_about("a refusal after a feed");
+    uint8_t *mine = malloc(BIG);
+    cl_piece *piece = malloc(sizeof *piece);
+    CHECK(mine && piece);
+    memset(mine, 'x', BIG);
+    *piece = (cl_piece){mine, BIG};
+    want(0, "stay", NULL);
+    feed(0, piece);
+    jobs[0].options.timeout_ns = MS;
+    start(0, 1);
+    step_until_empty();
+    CHECK(jobs[0].done.report.feed_left > 0);
+    CHECK_IS(jobs[0].done.report.timed_out, 1);
+    free(mine);
+    free(piece);
+    want(0, "stay", NULL);
+    jobs[0].options.tee[0] = 1; /* nobody watches it */
+    start(0, 1);
+    step_until_empty();
+    CHECK_IS(jobs[0].done.rc, -EINVAL);
+    const cl_run_report *report = &jobs[0].done.report;
+    CHECK_IS(report->feed_left, 0);
+    CHECK_IS(report->timed_out, 0);
+    CHECK_IS(report->size[0], 0);
+    CHECK_IS(report->child.elapsed_ns, 0);
+    CHECK_IS(report->child.state, CL_STATE_NEW);
+}
+
+static void what_cannot_be_is_refused(void)
+{
+    say_about("a session of its own");
+    for (int i = 0; i < 3; i++)
+        want(i, "stay", NULL);
+    jobs[1].plan.command.options |= CL_OPT_NEW_SESSION;
+    start(0, 3);
+    step_until_empty();
+    was_ended(0);
+    CHECK_IS(jobs[1].done.rc, -EINVAL);
+    was_not_started(2);
+    say_about("joined to nothing");
+    want(0, "stay", NULL);
+    join(0, 1);
+    items[0].joins = 1;
+    CHECK_IS(cl_batch_start(batch, items, 1), 1);
+    step_until_empty();
+    CHECK_IS(jobs[0].done.rc, -EINVAL);
+}
+
+static int fds_at_first; /* before there was a batch */
+
+static void free_a_strangers(void *unused)
+{
+    (void)unused;
+    CHECK_IS(cl_batch_arm(batch), -EPERM);
+    cl_batch_free(batch);
+    CHECK_IS(count_fds(), fds_at_first);
+}
+
+static void a_forked_child_keeps_no_pipe_open(void)
+{
+    say_about("half of a pipeline in a forked child");
+    want(0, "stay", NULL);
+    want(1, "stay", NULL);
+    join(0, 2);
+    CHECK_IS(cl_batch_start(batch, items, 1), 1);
+    in_a_fork(free_a_strangers, NULL);
+    CHECK_IS(cl_batch_break(batch), 0);
+    step_until_empty();
+}
+
 static void too_much_output_ends_all(void)
 {
     say_about("a cap");
@@ -640,6 +733,24 @@ static void with_sigchld_ignored(void *unused)
     start(0, 2);
     step_until_empty();
     CHECK_IS(jobs[1].done.report.timed_out, 1);
+    say_about("SIGCHLD is ignored, and the second stage leads a group of its own");
+    int alone = 0;
+    for (int round = 0; round < 100 && !alone; round++) {
+        want(0, "exit", "0");
+        want(1, "stay", NULL);
+        jobs[0].options.timeout_ns = 50 * MS;
+        jobs[0].options.grace_ns = PATIENCE;
+        join(0, 2);
+        CHECK_IS(cl_batch_start(batch, items, 1), 1);
+        struct pollfd never = {.fd = -1};
+        poll(&never, 1, 5); /* it ends, and is gone */
+        CHECK_IS(cl_batch_start(batch, items + 1, 1), 1);
+        int64_t began = now_ns();
+        step_until_empty();
+        CHECK(now_ns() - began < PATIENCE / 2); /* the first signal has reached it */
+        alone = jobs[1].done.report.timed_out == 1;
+    }
+    CHECK(alone);
     cl_batch_free(batch);
 }
 
@@ -654,7 +765,8 @@ int main(int argc, char **argv)
     static void (*const checks[])(void) = {
         each_stage_has_its_own_result, much_flows_through, who_reads_no_more_ends_the_one_before_it,
         all_are_the_leaders_group, the_leader_is_reaped_last, leftovers_live_until_all_have_ended,
-        a_kill_of_one_ends_all, there_is_one_deadline, too_much_output_ends_all, one_that_is_missing_ends_all,
+        a_kill_of_one_ends_all, there_is_one_deadline, a_deadline_without_containment,
+        what_is_refused_tells_nothing_of_the_last_one, what_cannot_be_is_refused, a_forked_child_keeps_no_pipe_open, too_much_output_ends_all, one_that_is_missing_ends_all,
         a_limit_in_the_middle_loses_nothing, what_is_half_started_can_be_broken_off,
         what_is_half_started_has_a_deadline, a_stage_can_be_the_callers, a_broken_one_hands_out_nothing,
         an_abort_leaves_nothing, slots_are_used_again, ignoring_sigchld_is_survived,
@@ -663,7 +775,7 @@ int main(int argc, char **argv)
     MUST(getrlimit(RLIMIT_NOFILE, &usual));
     for (size_t i = 0; i < sizeof big; i++)
         big[i] = (uint8_t)(i * 2654435761U >> 24);
-    int fds = count_fds();
+    int fds = fds_at_first = count_fds();
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         CHECK_IS(cl_batch_new(&batch), 0);
         CHECK(cl_batch_fd(batch) >= 0 || cl_platform() != CL_PLATFORM_LINUX); /* now, and not with the first child */

@@ -70,6 +70,7 @@ class PipelineProcess:
                 close(owner)
             self.stages.clear()
             self._parts.clear()
+            self._addresses = ()
             raise
 
     def _start(self) -> None:
@@ -233,17 +234,19 @@ class PipelineProcess:
     def signal_scope(self, signal: int | str) -> bool:
         """Send a signal to all that the containment holds. False if nobody was left."""
         if self.stages and self.contained != "none":
-            with contextlib.suppress(CorelaneError):  # the leader was waited for, and its group cannot be reached
-                return self.stages[0].signal_scope(signal)
-        reached = [stage.send_signal(signal) for stage in self.stages]
+            with contextlib.suppress(CorelaneError):  # one that we may not signal
+                if self.stages[0].signal_scope(signal):
+                    return True
+        # There is no such scope, or its leader is gone: was waited for, or taken by whoever ignores SIGCHLD.
+        reached = [stage.signal_scope(signal) for stage in self.stages]
         return any(reached)
 
     def kill(self) -> None:
         """SIGKILL to all stages, and all that the containment holds."""
         self.signal_scope("KILL")
         for stage in self.stages:
-            if stage.usage is None:  # sending would reap it, and the leader has to stay
-                stage.signal_scope("KILL") if stage is self.stages[0] else stage.kill()
+            if stage.usage is None:
+                stage.signal_scope("KILL")  # not kill(), which would reap it, and the leader has to stay
 
     def terminate(self, grace: float = 5) -> int | None:
         """End all stages: SIGTERM (and SIGCONT, should one be stopped), up to `grace` seconds, then SIGKILL. A function
