@@ -733,3 +733,47 @@ def test_many_are_tried_again(run, tmp_path):
     commands = [counting(tmp_path / str(n), 2) for n in range(5)]
     done = run(all_of(commands, concurrency=5, retry=cl.Retry(backoff=0.01)))
     assert [(result.ok, result.tries) for result in done] == [(True, 2)] * 5
+
+
+class Pauses:
+    """A clock whose pauses are tasks of the loop, as any others."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds)
+
+
+def test_a_pause_that_somebody_cancels_ends_the_tries(run):
+    """As a program does that cancels all tasks but its own."""
+
+    async def main():
+        me = asyncio.current_task()
+        retry = cl.Retry(tries=3, backoff=1000, clock=Pauses())
+        waiting = asyncio.ensure_future(cl.run_async(["false"], retry=retry))
+        pause = await eventually(lambda: asyncio.all_tasks() - {me, waiting})
+        for task in pause:
+            task.cancel()
+        async with asyncio.timeout(20):
+            with pytest.raises(cl.ProcessError, match="the pause before its next try was ended"):
+                await waiting
+
+    run(main())
+
+
+def test_a_coroutine_closed_in_a_block_of_many(run):
+    async def main():
+        async with cl.run_many_async([FOREVER], concurrency=1) as results:
+            async for _ in results:
+                pass
+
+    async def outer():
+        body = main()
+        task = asyncio.ensure_future(asyncio.sleep(0))
+        body.send(None)
+        await eventually(children)
+        body.close()
+        await task
+        await eventually(lambda: not children())
+
+    run(outer())

@@ -535,3 +535,20 @@ def test_an_exec_that_hangs_holds_nobody_else(tmp_path, kind):
     if printed == "refused\n":
         pytest.skip("no file system can be mounted here")
     assert printed == "done\n"
+
+
+def test_leaving_a_block_whose_pipe_is_closed_already(run):
+    """asyncio would abort the same transport twice, and tell its loop's exception handler."""
+
+    async def main():
+        told = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        with contextlib.suppress(KeyError):
+            async with cl.Command("cat").spawn_async(stdin=cl.PIPE) as process:
+                process.kill()
+                process.stdin.close()
+                raise KeyError
+        await turns(20)
+        assert told == []
+
+    run(main())

@@ -121,6 +121,7 @@ def test_lines_of_json(tmp_path):
         ('{"args": ["true"], "timeout": "1"}', "timeout must be a number of seconds"),
         ('{"args": ["true"], "cwd": 3}', "cwd must be a path"),
         ('{"args": ["true"], "stdout": 1}', 'stdout must be like {"file": "path"}'),
+        ('{"args": ["true"], "stdout": {"file": "x", "append": 1}}', "append in stdout must be true or false"),
         ('{"args": ["true"], "stdin": 0}', 'stdin must be like {"file": "path"}, or text'),
         ('{"args": ["true"], "id": [1]}', "an id is a string or a number"),
         ('["a\\u0000b"]', "NUL"),
@@ -466,6 +467,36 @@ def test_a_reader_that_stops_holds_up_no_deadline_and_no_signal(tmp_path):
         assert proc.wait(PATIENCE) == 143
         assert "stopped by SIGTERM" in proc.stderr.read()
     assert 1 not in [line["seq"] for line in logged(tmp_path / "log")]  # it was never delivered
+
+
+def test_nobody_reads_what_it_says():
+    """Its messages wait as the jobs' output does; and the last one is not waited for."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(4096)):
+            continue
+    os.set_blocking(writer, True)
+    with started("-j1", "--grace", "0", "--shell", stderr=writer) as proc:
+        proc.stdin.write("echo; exit 3\nsleep 1000\n")
+        proc.stdin.flush()
+        assert proc.stdout.read(1) == "\n"
+        proc.send_signal(signal.SIGTERM)
+        assert proc.wait(PATIENCE) == 143
+    os.close(reader)
+    os.close(writer)
+
+
+def test_more_jobs_than_descriptors():
+    """As many as there is room for, and it says so."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+    done = batch("-j", "500", "echo", ":::", *range(200), preexec_fn=limit)
+    assert done.returncode == 0
+    assert sorted(map(int, done.stdout.split())) == list(range(200))
+    assert "10 jobs at once, and not 500: no more than 60 descriptors are allowed" in done.stderr
 
 
 @pytest.mark.slow

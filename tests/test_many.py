@@ -419,3 +419,19 @@ def test_the_limit_of_descriptors_is_left_alone():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     list(cl.run_many([["true"]]))
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+class SoftLimit(Exception):
+    """What a program raises in its signal handlers."""
+
+
+def test_what_a_signal_handler_raises_is_the_callers(monkeypatch):
+    """Also while a command is prepared, where what is wrong is of that command alone."""
+
+    def raised_there(*_):
+        raise SoftLimit
+
+    monkeypatch.setattr(cl.Command, "packed", raised_there)
+    for commands in ([cl.Command("true")], [cl.Command("true") | ["cat"]], [cl.Command("true").then(["true"])]):
+        with pytest.raises(SoftLimit):
+            list(cl.run_many(commands))

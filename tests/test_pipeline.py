@@ -665,6 +665,20 @@ def test_no_room_for_a_thread(monkeypatch):
     assert caught.value.errno == 11
 
 
+def test_no_room_for_a_pipe_names_the_pipeline(few_descriptors):
+    few_descriptors(1)
+    with pytest.raises(cl.ResourceExhausted, match=r"cannot start cat \\| cat: \[pipe\] Too many open files"):
+        (C("cat") | ["cat"]).spawn()
+
+
+def test_the_first_signal_reaches_all_though_nothing_is_contained():
+    """At the deadline, with a grace: as where our terminal is its stdin."""
+    ends = ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.01; done"]
+    with pytest.raises(cl.ProcessTimeout) as caught:
+        cl.run(C(*ends) | ends, contain="none", timeout=0.2, grace=60)
+    assert [stage.returncode for stage in caught.value.result.stages] == [3, 3]
+
+
 def test_room_for_a_thread_is_waited_for(monkeypatch):
     """Others that end make it: nothing is lost."""
     start, refusals = threading.Thread.start, iter(range(30))

@@ -29,6 +29,7 @@ from corelane.process.values import cpu_list, seconds
 
 __all__ = ["batch"]
 
+_EACH, _OURS = 4, 20  # descriptors of a job that runs, and those of ours beside
 _MANY = 101  # the status of more failures than 100
 
 
@@ -243,10 +244,11 @@ def _jobs(
         from corelane.cli.progress import Progress
 
         shown = Progress(source.total())
+    concurrency, limits = _limits(concurrency)
     return Jobs(
         source,
         concurrency,
-        options | _limits(concurrency),
+        options | limits,
         cpus=allowed if pin else None,
         grouped=not ungroup,
         ordered=keep_order,
@@ -271,16 +273,21 @@ def _open_log(path: str, resume: bool) -> JobLog:
     return log
 
 
-def _limits(concurrency: int) -> dict[str, Any]:
-    """Room for the descriptors of so many jobs, as an option that gives the jobs what we had."""
+def _limits(concurrency: int) -> tuple[int, dict[str, Any]]:
+    """Room for the descriptors of so many jobs: how many there is room for, and an option that gives the jobs what we
+    had."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 4 * concurrency + 1024
+    needed = _EACH * concurrency + 1024
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return {}
+        return concurrency, {}
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return {"rlimits": {"nofile": (soft, "unlimited" if hard == resource.RLIM_INFINITY else hard)}}
+    possible = max(1, (most - _OURS) // _EACH)
+    if possible < concurrency:
+        say(f"{possible} jobs at once, and not {concurrency}: no more than {most} descriptors are allowed (ulimit -n)")
+    limits = {"nofile": (soft, "unlimited" if hard == resource.RLIM_INFINITY else hard)}
+    return min(possible, concurrency), {"rlimits": limits}
 
 
 # ---- its end ---------------------------------------------------------------------------------------------------------

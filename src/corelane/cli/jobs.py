@@ -13,6 +13,7 @@ line in the log, which is there to see what ran, is none of a success.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -28,7 +29,7 @@ from corelane.cli.tally import Halt, Tally
 from corelane.errors import CorelaneError, NotSupported
 from corelane.process import Command
 from corelane.process.batch import unstarted
-from corelane.process.work import Driver, Job
+from corelane.process.work import WRONG, Driver, Job
 
 if TYPE_CHECKING:
     from corelane.cli.progress import Progress
@@ -77,7 +78,7 @@ class Task(Job):
             if self.tries > 1:
                 self.place.prepare()  # what the try before has written is nobody's
             self.packed = self.place.packed(self.command)
-        except Exception as error:  # of this job alone
+        except WRONG as error:  # of this job alone
             self.ended(driver, unstarted(self.command, error))
             return
         self.began = time.time()
@@ -208,7 +209,8 @@ class Jobs:
                 self._start(entry)
             except (OSError, CorelaneError) as error:  # of this job as of any other
                 self.tally.left += 1
-                self._break(f"nothing can be started: {error}")
+                advice = " (ulimit -n, or a lower -j)" if getattr(error, "errno", None) == errno.EMFILE else ""
+                self._break(f"nothing can be started: {error}{advice}")
 
     def _next(self) -> Entry | None:
         """The next job that was not done before, if it is here."""
@@ -281,7 +283,9 @@ class Jobs:
             self._free.append(task.place)
             task.result = result
             error = None if result.error is None else str(result.error)
-            if error is not None and task.was_killed:
+            # Typed at our terminal, one reaches a child that has not got its own group yet.
+            is_ours = result.signal == signal.SIGINT and signal.SIGINT in (self.stopped_by, *self._signals)
+            if error is not None and (task.was_killed or is_ours):
                 self._settle(task, "killed", error, [])
                 continue
             try:

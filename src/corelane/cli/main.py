@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 
 __all__ = ["OWN_FAILURE", "main"]
 
@@ -36,4 +37,7 @@ def main() -> int:
         return OWN_FAILURE
     except click.Abort:
         return 128 + signal.SIGINT
+    except Exception:  # ours: Python's own status for it would be taken for a child's, or for one job that failed
+        traceback.print_exc()
+        return OWN_FAILURE
     return status if isinstance(status, int) else 0

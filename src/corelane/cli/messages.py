@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from contextlib import suppress
 
+from corelane.cli.sink import sink_of
+
 __all__ = ["message", "say", "write_line"]
+
+_READ_WITHIN = 1.0  # seconds: whoever reads no more must not keep us from our end
 
 
 def message(text: str) -> str:
@@ -15,9 +20,12 @@ def message(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write a message to stderr, if there is one."""
+    """Write a message to stderr, if there is one, and if it is read within a while."""
+    left = message(text).encode("utf-8", "surrogateescape") + b"\n"
+    until = time.monotonic() + _READ_WITHIN
     with suppress(OSError):  # there is no other place to complain at
-        write_line(2, message(text))
+        while left and (now := time.monotonic()) < until:
+            left = left[sink_of(2).write(left, until - now) :]
 
 
 def write_line(fd: int, line: str) -> None:

@@ -8,16 +8,14 @@ signals nor deadlines.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import select
-import stat
 import tempfile
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
+from corelane.cli.sink import sink_of
 from corelane.process import Command
 from corelane.process.pack import Packed, packed_like
 
@@ -26,7 +24,6 @@ __all__ = ["Block", "Outbox", "Place"]
 Task = TypeVar("Task")
 
 _SMALL = 1 << 16  # bytes that are kept in memory while they wait
-_PIECE = 4096  # of a pipe that is writable: so much has room for certain
 # O_APPEND: a job that opens /dev/stdout once more begins the file anew, as in any file, and leaves no hole in it.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
@@ -140,12 +137,11 @@ class Outbox(Generic[Task]):
     def __init__(self) -> None:
         self._queue: deque[tuple[Task, list[Block]]] = deque()
         self._at = 0  # bytes of the first block that were written
-        self._ready: dict[int, select.poll | None] = {}
 
     @property
     def waits_for(self) -> int | None:
         """The descriptor that has to become writable; None if nothing waits."""
-        return self._queue[0][1][0].target if self._queue and self._queue[0][1] else None
+        return sink_of(self._queue[0][1][0].target).fd if self._queue and self._queue[0][1] else None
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -172,17 +168,12 @@ class Outbox(Generic[Task]):
 
     def _write_some(self, block: Block) -> bool:
         """Write as much of it as goes without waiting; whether that was all."""
-        if block.target not in self._ready:
-            self._ready[block.target] = _waiter(block.target)
-        waiter = self._ready[block.target]
+        sink = sink_of(block.target)
         while self._at < block.size:
-            if waiter is not None and not waiter.poll(0):
+            written = sink.write(block.piece(self._at, _SMALL))
+            if not written:
                 return False
-            piece = block.piece(self._at, _SMALL if waiter is None else _PIECE)
-            try:
-                self._at += os.write(block.target, piece)
-            except BlockingIOError:  # somebody made it non-blocking, and it has room for less
-                return False
+            self._at += written
         return True
 
     def clear(self) -> list[Task]:
@@ -195,16 +186,3 @@ class Outbox(Generic[Task]):
                 block.close()
         self._at = 0
         return tasks
-
-
-def _waiter(fd: int) -> select.poll | None:
-    """What tells when it is writable; None for a file, which always is."""
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return poll

@@ -6,9 +6,10 @@ own output, which is written around the line.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
+
+from corelane.cli.sink import sink_of
 
 __all__ = ["Progress"]
 
@@ -67,7 +68,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         with suppress(OSError):
-            os.write(2, text.encode())
+            sink_of(2).write(text.encode())  # what there is no room for is drawn the next time
 
 
 def _clock(seconds: float) -> str:

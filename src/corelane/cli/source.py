@@ -271,7 +271,10 @@ def _arguments(given: Any) -> list[str]:
 def _option(name: str, value: Any) -> Any:
     if name in ("stdin", "stdout", "stderr"):
         if isinstance(value, dict) and value.keys() <= {"file", "append"} and isinstance(value.get("file"), str):
-            return File(value["file"], append=value.get("append", False))
+            append = value.get("append", False)
+            if not isinstance(append, bool):
+                raise ValueError(f"append in {name} must be true or false, not {append!r}")
+            return File(value["file"], append=append)
         if name != "stdin" or not isinstance(value, str):
             text = ", or text" if name == "stdin" else ""
             raise ValueError(f'{name} must be like {{"file": "path"}}{text}, not {value!r}')

@@ -218,7 +218,10 @@ class AsyncResults:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        if isinstance(error, GeneratorExit):  # nobody can wait any more
+            self._many.stop()
+        else:
+            await self.aclose()
 
     def __del__(self) -> None:
         many = self._many

@@ -408,7 +408,8 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def drop(self) -> None:
         """Close the pipe; what was not yet written is lost."""
         if isinstance(self.transport, asyncio.WriteTransport):
-            self.transport.abort()
+            if not self.transport.is_closing() or self.transport.get_write_buffer_size():
+                self.transport.abort()  # of one that is closed already, asyncio's own fails
         elif self.transport is not None:
             self.transport.close()
 

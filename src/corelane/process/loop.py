@@ -103,7 +103,8 @@ class Engine(Driver):
                 heap[:] = sorted(entry for entry in heap if not entry[2].killed)  # which is a heap
         if not lives:
             del self._sinks[work]
-        self._arrange()
+        if self._loop is not None:
+            self._arrange()
         return lives
 
     def drop(self, kill: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
@@ -260,9 +261,14 @@ class Engine(Driver):
             await sleep(pause)
             if not work.killed:
                 work.start(self)
-        except Exception as error:  # of a clock that is not ours
-            work.killed = True
-            work.ended(self, unstarted(work.command, error))
+        except BaseException as error:  # of a clock that is not ours, or somebody has cancelled all tasks
+            if not work.killed:
+                work.killed = True
+                message = f"{work.command}: the pause before its next try was ended by {error!r}"
+                wrong = error if isinstance(error, Exception) else ProcessError(message, command=work.command)
+                work.ended(self, unstarted(work.command, wrong))
+            if not isinstance(error, Exception):
+                raise
         finally:
             del self._pauses[work]
             if self._loop is not None:

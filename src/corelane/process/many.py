@@ -14,7 +14,7 @@ from corelane.process import dropped
 from corelane.process.batch import unstarted
 from corelane.process.command import Command, Runnable, as_command
 from corelane.process.pack import opens_something, packed_like
-from corelane.process.work import Driver, Job, work_of
+from corelane.process.work import WRONG, Driver, Job, work_of
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Items:
                     command._packed["many"] = packed_like(self._shared, command)
                 return Job(command, index)
             return work_of(self._with_options(given), index)
-        except Exception as error:  # of this item alone
+        except WRONG as error:  # of this item alone
             result = unstarted(given, error)
             result.index = index
             self.through(result)

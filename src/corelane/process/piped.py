@@ -7,13 +7,15 @@ reaped after all others have ended: until then its group's number is its own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import time
 from types import TracebackType
 
 from corelane._ffi import fast
-from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, SpawnFailed
+from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, SpawnFailed, spawn_failed
+from corelane.process.explain import ADVICE
 from corelane.process.functions import FunctionResult, FunctionRun
 from corelane.process.opened import close, owned_pipe
 from corelane.process.pack import pack
@@ -81,7 +83,7 @@ class PipelineProcess:
         self._joints += held
         for n in range(last + 1):
             stage = pipeline.stage(n)
-            reader, writer = owned_pipe() if n < last else (None, None)
+            reader, writer = self._pipe() if n < last else (None, None)
             self._joints += [end for end in (reader, writer) if end is not None]
             if isinstance(stage, Function):
                 self._start_function(stage, n, source, writer)
@@ -124,15 +126,25 @@ class PipelineProcess:
             # Where SIGCHLD is ignored, or somebody waits for all, the leader may be gone, and its group with it.
             return Process(command, for_run=for_run)
 
+    def _pipe(self) -> tuple[Any, Any]:
+        try:
+            return owned_pipe()
+        except OSError as error:
+            number = error.errno or errno.EMFILE
+            message = (
+                f"cannot start {self.command}: [pipe] {os.strerror(number)}: {ADVICE.get(number, 'there is no room')}"
+            )
+            raise spawn_failed(message, command=self.command, stage="pipe", errno=number) from None
+
     def _start_function(self, function: Function, n: int, source: Any, sink: Any) -> None:
         pipeline = self.command
         is_first, is_last = n == 0, n == len(pipeline.stages) - 1
         run = FunctionRun(function, pipeline, self._use, is_first, is_last)
         if is_first and pipeline.stdin is PIPE:
-            source, ours = owned_pipe()
+            source, ours = self._pipe()
             self.stdin = self._file(ours, "wb")
         if is_last and pipeline.stdout is PIPE:
-            ours, sink = owned_pipe()
+            ours, sink = self._pipe()
             self.stdout = self._file(ours, "rb")
         self._joints = [end for end in self._joints if end is not source and end is not sink]
         run.connect(source, sink)

@@ -26,7 +26,7 @@ from corelane.process.parts import PartsResult, of_part
 from corelane.process.pipeline import Function
 from corelane.process.redirect import File
 from corelane.process.result import Result
-from corelane.process.work import Driver, Job, Work
+from corelane.process.work import WRONG, Driver, Job, Work
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Stages(Work):
             for job in self._jobs:
                 job.close()
             self._close(driver)
-            if not isinstance(error, Exception):
+            if not isinstance(error, WRONG):
                 raise
             self.ended(driver, self._unpacked(error))  # of this pipeline alone
             return

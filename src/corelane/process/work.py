@@ -18,7 +18,7 @@ from _weakref import ref
 from collections import deque
 from collections.abc import Callable
 
-from corelane.errors import ResourceExhausted
+from corelane.errors import CorelaneError, ResourceExhausted
 from corelane.process import dropped
 from corelane.process.batch import STEP_NS, Batch, unstarted
 from corelane.process.retry import tell_tries
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from corelane.process.pack import Packed
     from corelane.process.result import Result
 
-__all__ = ["LOOK_AGAIN", "Driver", "Job", "Work", "work_of"]
+__all__ = ["LOOK_AGAIN", "WRONG", "Driver", "Job", "Work", "work_of"]
 
 _PATIENCE = 1.0  # seconds for which a limit of the system is waited for while nothing of ours lives
 _STEP = STEP_NS / 1e9
+# What can be wrong with one command alone. Anything else is raised by a signal handler, and is the caller's.
+WRONG = (CorelaneError, LookupError, OSError, TypeError, ValueError)
 LOOK_AGAIN = 0.02  # seconds after which it is asked again whether there is room
 _RETURN_WITHIN = 0.1  # seconds: a function whose input has ended returns at once, or may never
 
@@ -110,7 +112,7 @@ class Job(Work):
         self.tries += 1
         try:
             self.packed = self.command.packed(self.use)
-        except Exception as error:  # of this command alone
+        except WRONG as error:  # of this command alone
             self.ended(driver, unstarted(self.command, error))
             return
         driver.batch.ready.append(self)
