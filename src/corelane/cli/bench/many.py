@@ -21,7 +21,7 @@ WAKEUPS = 2000
 QUICK = Effort(rounds=5, tiny=400, real=100, warm_up=100)
 FULL = Effort(rounds=9, tiny=2000, real=400, warm_up=200)
 TOGETHER = Effort(rounds=15, tiny=0, real=0, warm_up=0)
-SLEEPERS = Effort(rounds=3, tiny=0, real=0, warm_up=1)
+SLEEPERS = Effort(rounds=5, tiny=0, real=0, warm_up=1)
 CURVE = Effort(rounds=5, tiny=1000, real=0, warm_up=200)
 
 
@@ -144,20 +144,18 @@ def beside(available: Available, effort: Effort, watch: Watch) -> list[Curve]:
         ("beside", "CPU time of a wake-up, beside children that sleep", "p50 us"),
         ("live", "memory of the engine per child that lives", "kB"),
     ):
-        line = []
-        for value in values:
-            mode = f"corelane_{key}/{value}"
-            series = measure(
-                available.many({mode: "corelane run_many"}),
-                available.tiny_out,
-                f"{title}: {value}",
-                rounds=effort.rounds,
-                count=WAKEUPS,
-                warm_up=effort.warm_up,
-                watch=watch,
-                on_skip=available.notices.append,
-            )
-            line.append(series[mode])
+        modes = [f"corelane_{key}/{value}" for value in values]
+        series = measure(  # all values in the same rounds: a drift of the machine hits them alike
+            available.many(dict.fromkeys(modes, "corelane run_many")),
+            available.tiny_out,
+            title,
+            rounds=effort.rounds,
+            count=WAKEUPS,
+            warm_up=effort.warm_up,
+            watch=watch,
+            on_skip=available.notices.append,
+        )
+        line = [series[mode] for mode in modes]
         ours = f"corelane_{key}/N"
         found.append(Curve(key, title, "live", "", ours, values, {ours: line}, measured))
     return found
