@@ -5,6 +5,7 @@ throughput.
 """
 
 import resource
+from collections.abc import Sequence
 
 from corelane.cli.bench.contenders import Available
 from corelane.cli.bench.protocol import Contender, Series
@@ -97,21 +98,24 @@ def together(available: Available, effort: Effort, watch: Watch) -> list[Section
     return found
 
 
-def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
-    """Time per child against how many live at a time."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    values = [value for value in CONCURRENCIES if hard == resource.RLIM_INFINITY or value * 3 + 100 < hard]
-    wanted = max(soft, CONCURRENCIES[-1] * 3 + 100)
-    # Three descriptors for each that lives; the contenders inherit the limit.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-    kinds = {"c.many/{}/1/nowait": "raw C, no wait for exec", "corelane_many/{}": "corelane run_many",
-             "asyncio_many/{}": "asyncio", "rust.tokio/multi/many/{}": "Rust tokio, threads"}  # fmt: skip
+def _against(
+    values: Sequence[int],
+    kinds: dict[str, str],
+    curve: tuple[str, str, str],
+    available: Available,
+    effort: Effort,
+    watch: Watch,
+) -> Curve:
+    """Time per child at each value, by everyone who could be measured at all of them.
+
+    `kinds` are modes with a place for the value, raw C's first and then ours, and labels; `curve` is its key, title and
+    unit.
+    """
+    key, title, unit = curve
     lines: dict[str, list[Series]] = {}
-    title = "time per child against how many live at a time"
     for value in values:
-        named = {kind.format(value): label for kind, label in kinds.items()}
         series = measure(
-            available.many(named),
+            available.many({kind.format(value): label for kind, label in kinds.items()}),
             available.tiny_out,
             f"{title}: {value}",
             rounds=effort.rounds,
@@ -123,9 +127,32 @@ def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
         for kind in kinds:
             if kind.format(value) in series:
                 lines.setdefault(kind.format("N"), []).append(series[kind.format(value)])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    whole = {key: line for key, line in lines.items() if len(line) == len(values)}
-    return Curve("concurrency", title, "at a time", "c.many/N/1/nowait", "corelane_many/N", values, whole)
+    whole = {name: line for name, line in lines.items() if len(line) == len(values)}
+    floor, ours, *_ = (kind.format("N") for kind in kinds)
+    return Curve(key, title, unit, floor, ours, list(values), whole)
+
+
+def concurrency(available: Available, effort: Effort, watch: Watch) -> Curve:
+    """Time per child against how many live at a time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    values = [value for value in CONCURRENCIES if hard == resource.RLIM_INFINITY or value * 3 + 100 < hard]
+    wanted = max(soft, CONCURRENCIES[-1] * 3 + 100)
+    # Three descriptors for each that lives; the contenders inherit the limit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    kinds = {"c.many/{}/1/nowait": "raw C, no wait for exec", "corelane_many/{}": "corelane run_many",
+             "asyncio_many/{}": "asyncio", "rust.tokio/multi/many/{}": "Rust tokio, threads"}  # fmt: skip
+    curve = ("concurrency", "time per child against how many live at a time", "at a time")
+    try:
+        return _against(values, kinds, curve, available, effort, watch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def threads(available: Available, effort: Effort, watch: Watch) -> Curve:
+    """Time per child against the threads that spawn, with AT_ONCE at a time in all."""
+    kinds = {f"c.many/{AT_ONCE}/{{}}/nowait": "raw C, no wait for exec", "corelane_threads/{}": "corelane run_many"}
+    curve = ("threads", "time per child against spawning threads", "threads")
+    return _against(THREADS, kinds, curve, available, effort, watch)
 
 
 def beside_target(curve: Curve) -> Target:
@@ -159,30 +186,6 @@ def beside(available: Available, effort: Effort, watch: Watch) -> list[Curve]:
         ours = f"corelane_{key}/N"
         found.append(Curve(key, title, "live", "", ours, values, {ours: line}, measured))
     return found
-
-
-def threads(available: Available, effort: Effort, watch: Watch) -> Curve:
-    """Time per child against the threads that spawn, with AT_ONCE at a time in all."""
-    kinds = {f"c.many/{AT_ONCE}/{{}}/nowait": "raw C, no wait for exec", "corelane_threads/{}": "corelane run_many"}
-    lines: dict[str, list[Series]] = {}
-    title = "time per child against spawning threads"
-    for value in THREADS:
-        named = {kind.format(value): label for kind, label in kinds.items()}
-        series = measure(
-            available.many(named),
-            available.tiny_out,
-            f"{title}: {value}",
-            rounds=effort.rounds,
-            count=effort.tiny,
-            warm_up=effort.warm_up,
-            watch=watch,
-            on_skip=available.notices.append,
-        )
-        for kind in kinds:
-            if kind.format(value) in series:
-                lines.setdefault(kind.format("N"), []).append(series[kind.format(value)])
-    whole = {key: line for key, line in lines.items() if len(line) == len(THREADS)}
-    return Curve("threads", title, "threads", f"c.many/{AT_ONCE}/N/nowait", "corelane_threads/N", list(THREADS), whole)
 
 
 def targets(found: list[Section]) -> list[Target]:
