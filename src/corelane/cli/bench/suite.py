@@ -32,10 +32,6 @@ def _spawn(available: Available, quick: bool, watch: table.Watcher, report: Repo
     if "wait_tiny" in by_key:
         watch.show(table.start_up_table(by_key["wait_tiny"], watch.console))
     watch.show(table.sequential_table(by_key["capture_true"]))
-    held = spawn.holds(available, spawn.QUICK if quick else spawn.FULL, watch)
-    report.sections.append(held)
-    report.targets += spawn.hold_targets(held)
-    watch.show(table.section_table(held, None, watch.console, floor_name="asyncio"))
 
 
 def _options(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
@@ -78,6 +74,10 @@ def _many(available: Available, quick: bool, watch: table.Watcher, report: Repor
     report.targets += many.targets(found)
     tiny, real = found
     watch.show(table.many_table(tiny, real, watch.console))
+    held = spawn.holds(available, spawn.QUICK if quick else spawn.FULL, watch)
+    report.sections.append(held)
+    report.targets += spawn.hold_targets(held)
+    watch.show(table.section_table(held, None, watch.console, floor_name="asyncio"))
     if not quick:
         all_at_once = many.together(available, many.TOGETHER, watch)
         report.sections += all_at_once
