@@ -244,3 +244,23 @@ def trace(code, tmp_path, *args, calls="all", inject=(), **options):
         under += ["-e", f"inject={fault}"]
     printed = script(code, *args, under=under, **options)
     return printed, parse_trace(log.read_text(errors="replace"))
+
+
+def counting(path, succeeds_at):
+    """A command that appends a line to `path`, and exits with 0 the given time only."""
+    return ["sh", "-c", 'echo >>"$0"; test $(wc -l <"$0") -eq "$1"', str(path), str(succeeds_at)]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.pauses = []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds

@@ -15,7 +15,7 @@ import weakref
 import loops
 import pytest
 from faults_child import children, fresh, nothing_left, raises, until
-from helpers import needs_linux
+from helpers import Clock, counting, needs_linux
 from loops import cancelled_at_every_turn, eventually, new_loop, turns
 
 import corelane as cl
@@ -172,32 +172,12 @@ def test_a_coroutine_that_is_closed_kills_its_child(run):
 # ---- retry -----------------------------------------------------------------------------------------------------------
 
 
-def counting(path, succeeds_at):
-    """A command that appends a line to `path`, and exits with 0 the given time only."""
-    return ["sh", "-c", 'echo >>"$0"; test $(wc -l <"$0") -eq "$1"', str(path), str(succeeds_at)]
-
-
 def test_it_is_tried_again(run, tmp_path):
     result = run(cl.run_async(counting(tmp_path / "n", 3), retry=cl.Retry(backoff=0.01)))
     assert (result.ok, result.tries) == (True, 3)
     with pytest.raises(cl.NonZeroExit) as found:
         run(cl.run_async(counting(tmp_path / "n", 99), retry=cl.Retry(tries=2, backoff=0.01)))
     assert found.value.result.tries == 2
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self):
-        self.now = 100.0
-        self.pauses = []
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
 
 
 class AsyncClock(Clock):

@@ -5,32 +5,13 @@ import signal
 import time
 
 import pytest
+from helpers import Clock, counting
 
 import corelane as cl
 
 
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self):
-        self.now = 100.0
-        self.pauses = []
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
 def plain(**kwargs):
     return cl.Retry(jitter=0, clock=Clock(), **kwargs)
-
-
-def counting(path, succeeds_at):
-    """A command that appends a line to `path`, and exits with 0 the given time only."""
-    return ["sh", "-c", 'echo >>"$0"; test $(wc -l <"$0") -eq "$1"', str(path), str(succeeds_at)]
 
 
 def lines_of(path):
