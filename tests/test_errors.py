@@ -39,6 +39,8 @@ def shell(text, **options):
 PARENTS = {
     "NotSupported": (cl.CorelaneError,),
     "CallFailed": (cl.CorelaneError, OSError),
+    "CpuError": (cl.CorelaneError,),
+    "CpuRefused": (cl.CpuError, OSError),
     "ProcessError": (cl.CorelaneError,),
     "SpawnFailed": (cl.ProcessError, OSError),
     "ResourceExhausted": (cl.SpawnFailed,),
@@ -242,6 +244,9 @@ def made_errors():
     yield cl.TeeFailed("m", command=COMMAND, result=result, errno=errno.EPIPE)
     yield cl.NotOwner("m", command=COMMAND)
     yield cl.ProcessError("m")
+    yield cl.CpuError("m")
+    for number in (errno.EPERM, errno.ESRCH, errno.EINVAL):
+        yield errors.cpu_refused("nice -5 for process 1", number, "ask for it")
 
 
 def alike(one, other):
@@ -252,7 +257,7 @@ def alike(one, other):
     assert getattr(one, "errno", None) == getattr(other, "errno", None)
     assert getattr(one, "strerror", None) == getattr(other, "strerror", None)
     for name in ("command", "result", "returncode", "stdout", "stderr"):
-        assert getattr(one, name) == getattr(other, name)
+        assert getattr(one, name, None) == getattr(other, name, None)
 
 
 @pytest.mark.parametrize("source", [real_errors, made_errors])
@@ -267,6 +272,7 @@ def test_the_made_errors_are_all_there_are():
     made = {type(error) for error in made_errors()}
     known = {getattr(cl, name) for name in PARENTS} - {cl.NotSupported, cl.CallFailed, cl.SpawnFailed}
     assert known <= made | {cl.SpawnFailed}
+    assert str(errors.cpu_refused("a", errno.EPERM, "b")) == "a: Operation not permitted: b"
 
 
 def test_the_two_plain_errors_survive_pickling():

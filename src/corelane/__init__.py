@@ -10,10 +10,13 @@ Importing it is cheap: what only some calls need is loaded by those.
 
 from __future__ import annotations
 
+from corelane import cpu
 from corelane.errors import (
     CallFailed,
     CgroupUnavailable,
     CorelaneError,
+    CpuError,
+    CpuRefused,
     NonZeroExit,
     NotOwner,
     NotSupported,
@@ -101,6 +104,8 @@ __all__ = [
     "CgroupUnavailable",
     "Command",
     "CorelaneError",
+    "CpuError",
+    "CpuRefused",
     "File",
     "Function",
     "NonZeroExit",
@@ -126,6 +131,7 @@ __all__ = [
     "TeeFailed",
     "Usage",
     "__version__",
+    "cpu",
     "over_chunks",
     "over_lines",
     "quote",

@@ -21,6 +21,8 @@ __all__ = [
     "CallFailed",
     "CgroupUnavailable",
     "CorelaneError",
+    "CpuError",
+    "CpuRefused",
     "NonZeroExit",
     "NotOwner",
     "NotSupported",
@@ -45,6 +47,41 @@ class NotSupported(CorelaneError):
 
 class CallFailed(CorelaneError, OSError):
     """A call into the C core failed for a reason that no narrower error describes."""
+
+
+class CpuError(CorelaneError):
+    """Something about CPUs, scheduling or memory policy is not as it must be."""
+
+
+class CpuRefused(CpuError, OSError):
+    """The system refused a placement or a priority. What is raised is also the OSError of its errno: PermissionError,
+    ProcessLookupError, ... `what` is what was asked of which object, `advice` what to do or whom to ask for what."""
+
+    def __init__(self, what: str, number: int, advice: str = "") -> None:
+        reason = os.strerror(number) if number else "not applied"
+        super().__init__(number, f"{what}: {reason}" + (f": {advice}" if advice else ""))
+        self.what = what
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cpu_refused, (self.what, self.errno, self.advice)
+
+
+class CpuNotPermitted(CpuRefused, PermissionError):
+    """EPERM, EACCES."""
+
+
+class CpuNoSuchProcess(CpuRefused, ProcessLookupError):
+    """ESRCH: the process or thread is gone."""
+
+
+def cpu_refused(what: str, number: int, advice: str = "") -> CpuRefused:
+    """The CpuRefused that is also the right OSError for `number`."""
+    kinds = {_errno.EPERM: CpuNotPermitted, _errno.EACCES: CpuNotPermitted, _errno.ESRCH: CpuNoSuchProcess}
+    return kinds.get(number, CpuRefused)(what, number, advice)
 
 
 class ProcessError(CorelaneError):

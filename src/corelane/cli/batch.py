@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from corelane._values import seconds
 from corelane.cli.joblog import JobLog, LogError, done_in
 from corelane.cli.jobs import Jobs
 from corelane.cli.main import OWN_FAILURE
@@ -23,9 +24,9 @@ from corelane.cli.messages import say, write_line
 from corelane.cli.source import Records, Source, Template, Values, json_line, shell_line, shell_template, words_line
 from corelane.cli.tally import Halt
 from corelane.cli.values import PATH, SECONDS, TIMEOUT, Type
+from corelane.cpu.lists import cpu_list
 from corelane.errors import CorelaneError
 from corelane.process import Command, Retry, quote
-from corelane.process.values import cpu_list, seconds
 
 __all__ = ["batch"]
 

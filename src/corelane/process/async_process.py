@@ -20,11 +20,11 @@ from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 
 from corelane._ffi import lib
+from corelane._values import seconds
 from corelane.errors import CorelaneError
 from corelane.process.child import REAP_WITHIN, Child
 from corelane.process.loop import LOOK_FIRST, LOOK_LAST
 from corelane.process.stream import MAX_LINE, LineCutter, line_too_long
-from corelane.process.values import seconds
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+from corelane import _values
+from corelane.cpu import lists
 from corelane.process import redirect, retry, values
 from corelane.process.redirect import PIPE
 
@@ -27,25 +29,25 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "env": values.environment,
     "env_add": values.environment,
     "env_remove": values.variables,
-    "umask": values.integer(0, 0o777),
+    "umask": _values.integer(0, 0o777),
     "user": values.account,
     "group": values.account,
     "extra_groups": values.accounts,
-    "no_new_privs": values.flag,
+    "no_new_privs": _values.flag,
     # descriptors
     "stdin": redirect.stdin,
     "stdout": redirect.stdout,
     "stderr": redirect.stderr,
     "fds": values.fd_map,
-    "close_others": values.flag,
+    "close_others": _values.flag,
     "pipe_size": values.per_stream,
     "buffer_size": values.per_stream,
     # groups, terminal, scope
-    "process_group": values.integer(0, 2**31 - 1),
-    "new_session": values.flag,
+    "process_group": _values.integer(0, 2**31 - 1),
+    "new_session": _values.flag,
     "controlling_terminal": values.descriptor,
-    "foreground": values.flag,
-    "contain": values.choice("auto", "group", "cgroup", "none"),
+    "foreground": _values.flag,
+    "contain": _values.choice("auto", "group", "cgroup", "none"),
     "cgroup": values.text,
     "die_with_parent": values.death_signal,
     # signals
@@ -54,25 +56,25 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "signal_ignores": values.signal_set(True),
     # resources
     "rlimits": values.limits,
-    "nice": values.integer(-20, 19),
+    "nice": _values.integer(-20, 19),
     "sched": values.scheduler,
-    "cpus": values.cpu_list,
+    "cpus": lists.cpu_list,
     "io_priority": values.io_priority,
-    "oom_score_adj": values.integer(-1000, 1000),
+    "oom_score_adj": _values.integer(-1000, 1000),
     # how
-    "strategy": values.choice("auto", "clone3", "vfork", "posix_spawn", "fork"),
+    "strategy": _values.choice("auto", "clone3", "vfork", "posix_spawn", "fork"),
     # the run
-    "capture": values.flag,
-    "check": values.flag,
-    "timeout": values.seconds,
+    "capture": _values.flag,
+    "check": _values.flag,
+    "timeout": _values.seconds,
     "retry": retry.option,
-    "grace": values.seconds,
-    "drain": values.seconds,
+    "grace": _values.seconds,
+    "drain": _values.seconds,
     "encoding": values.encoding,
     "errors": values.error_handler,
-    "max_output": values.integer(0, 2**62),
-    "on_limit": values.choice("fail", "truncate", "kill"),
-    "max_line": values.integer(1, 2**62),
+    "max_output": _values.integer(0, 2**62),
+    "on_limit": _values.choice("fail", "truncate", "kill"),
+    "max_line": _values.integer(1, 2**62),
     "tee_stdout": values.descriptor,
     "tee_stderr": values.descriptor,
 }

@@ -11,9 +11,9 @@ import errno
 import os
 import resource
 import signal
-import sys
 
 from corelane._ffi import PLATFORM, ffi, lib
+from corelane.cpu.lists import kernel_mask
 from corelane.errors import NotSupported, spawn_failed
 from corelane.process import cgroup, dropped
 from corelane.process.explain import ADVICE
@@ -208,7 +208,7 @@ class Packed:
             moves = [{"source": self.number_of(source), "target": target} for target, source in options["fds"]]
             c.moves, c.move_count = self.kept(ffi.new(_MOVES, moves)), len(moves)
         if "cpus" in options:
-            mask = cpu_mask(options["cpus"])
+            mask = kernel_mask(options["cpus"])
             c.cpus, c.cpus_size = self.kept(ffi.from_buffer("uint8_t[]", mask)), len(mask)
         if "sched" in options:
             c.options |= lib.CL_OPT_SCHEDULER
@@ -337,15 +337,6 @@ def encode(stdin: str, encoding: str) -> bytes:
         return stdin.encode(encoding)
     except UnicodeEncodeError as error:
         raise ValueError(f"stdin cannot be written in {encoding}: {error}; give bytes, or another encoding=") from None
-
-
-def cpu_mask(cpus: tuple[int, ...]) -> bytes:
-    """The affinity mask as the kernel reads it: a whole number of 64-bit words."""
-    bits = sum(1 << cpu for cpu in cpus)
-    words = cpus[-1] // 64 + 1
-    if sys.byteorder == "little":
-        return bits.to_bytes(words * 8, "little")
-    return b"".join(((bits >> 64 * i) & (2**64 - 1)).to_bytes(8, "big") for i in range(words))
 
 
 def account(

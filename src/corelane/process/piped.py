@@ -14,6 +14,7 @@ import time
 from types import TracebackType
 
 from corelane._ffi import fast
+from corelane._values import seconds
 from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, SpawnFailed, spawn_failed
 from corelane.process.explain import ADVICE
 from corelane.process.functions import FunctionResult, FunctionRun
@@ -23,7 +24,6 @@ from corelane.process.pipeline import Function
 from corelane.process.process import Process
 from corelane.process.redirect import PIPE
 from corelane.process.stages import PipelineResult, failure_of, shared_stderr
-from corelane.process.values import seconds
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:

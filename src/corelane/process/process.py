@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from corelane._ffi import fast, lib
+from corelane._values import seconds
 from corelane.errors import CorelaneError
 from corelane.process.child import REAP_WITHIN, STREAMS, Child
 from corelane.process.pack import nanoseconds
-from corelane.process.values import seconds
 from corelane.process.vectored import read_batch, write_batch
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package

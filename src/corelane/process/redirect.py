@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-from corelane.process.values import descriptor, flag, text
+from corelane._values import flag
+from corelane.process.values import descriptor, text
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:

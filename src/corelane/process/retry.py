@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import namedtuple
 
+from corelane._values import seconds
 from corelane.errors import ProcessError, ResourceExhausted, SpawnFailed
-from corelane.process.values import seconds
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:

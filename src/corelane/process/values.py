@@ -13,6 +13,8 @@ import signal as _signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
+from corelane._values import integer
+
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
@@ -32,32 +34,6 @@ def text(name: str, value: Any) -> str | bytes:
             encoding = sys.getfilesystemencoding()
             raise ValueError(f"{name} cannot be written in {encoding}: {plain!r}; give it as bytes") from None
     return plain
-
-
-def flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return value
-
-
-def integer(low: int, high: int) -> Callable[[str, Any], int]:
-    def parse(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, not {value!r} ({type(value).__name__})")
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-        return value
-
-    return parse
-
-
-def seconds(name: str, value: Any) -> float:
-    """A time span >= 0; what is longer than the kernel counts becomes the longest it does."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r} ({type(value).__name__})")
-    if value != value or value < 0:  # NaN is the number that is not itself
-        raise ValueError(f"{name} must be at least 0 seconds, not {value}")
-    return float(min(value, 1e9))
 
 
 _OF_SUBPROCESS = {-1: "PIPE", -2: "STDOUT", -3: "DEVNULL"}
@@ -104,34 +80,6 @@ def signal_set(changeable: bool) -> Callable[[str, Any], tuple[int, ...]]:
         return numbers
 
     return parse
-
-
-def cpu_list(name: str, value: Any) -> tuple[int, ...]:
-    """CPUs as a number, a collection of numbers, or the kernel's own list syntax ("0-3,8")."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = (value,)
-    cpus: set[int] = set()
-    if isinstance(value, str):
-        for part in value.strip().split(","):
-            first, dash, last = part.partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise ValueError(f"{name}: {part!r} in {value!r} is neither a CPU nor a range like 0-3")
-            span = range(int(first), int(last or first) + 1)
-            if not span:
-                raise ValueError(f"{name}: the range {part!r} runs backwards")
-            if span[-1] > _MOST_CPUS:
-                raise ValueError(f"{name}: CPU {span[-1]} is beyond what any kernel has")
-            cpus.update(span)
-    elif isinstance(value, Iterable):
-        cpus.update(integer(0, _MOST_CPUS)(name, each) for each in value)
-    else:
-        raise TypeError(f"{name} must be CPU numbers or a list like '0-3,8', not {value!r}")
-    if not cpus:
-        raise ValueError(f"{name} is empty: a process needs at least one CPU")
-    return tuple(sorted(cpus))
-
-
-_MOST_CPUS = 65535
 
 
 def limits(name: str, value: Any) -> tuple[tuple[str, int, int], ...]:
@@ -213,15 +161,6 @@ def variables(name: str, value: Any) -> tuple[bytes, ...]:
     return tuple(sorted({_variable(name, key) for key in value}))
 
 
-def choice(*words: str) -> Callable[[str, Any], str | None]:
-    def parse(name: str, value: Any) -> str | None:
-        if value not in words:
-            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
-        return None if value == "auto" else str(value)
-
-    return parse
-
-
 def account(name: str, value: Any) -> str | int:
     return value if isinstance(value, str) and value else integer(0, 2**32 - 2)(name, value)
 
@@ -282,6 +221,3 @@ def error_handler(name: str, value: Any) -> str:
     except LookupError:
         raise ValueError(f"{name}: Python knows no error handler {value!r}") from None
     return str(value)
-
-
-_int32 = integer(0, 2**31 - 1)

@@ -1,0 +1,123 @@
+"""What a machine is made of, as values: CPUs, cores, caches, NUMA nodes. Read from the system in `topology.py`; built
+by hand in tests of what only reasons about them (placement)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Cache", "Core", "Cpu", "Node", "Topology"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """One logical CPU: what the scheduler places a thread on.
+
+    `id` is the kernel's number. `core`, `package` and `node` are indexes into the topology's own lists or numbers of
+    nodes, see there. `capacity` is its share of the machine's biggest CPU in 1024ths (big/little), None if not told.
+    """
+
+    id: int
+    core: int
+    package: int
+    node: int = 0
+    die: int = 0
+    capacity: int | None = None
+    max_khz: int | None = None
+    isolated: bool = False
+    nohz_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """One physical core and the CPUs (SMT siblings) that share it."""
+
+    index: int
+    package: int
+    node: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache and the CPUs that share it. `kind`: "data", "instruction" or "unified". `size` and `line` in bytes."""
+
+    level: int
+    kind: str
+    size: int
+    cpus: tuple[int, ...]
+    line: int = 0
+    ways: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One NUMA node. `memory` in bytes; `distances` maps each node's number to its distance (10: itself). `cpus` can be
+    empty: memory alone."""
+
+    id: int
+    cpus: tuple[int, ...]
+    memory: int = 0
+    distances: dict[int, int] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A machine. `cpus` are those online, by number; `cores` by their lowest CPU, whose `index` is their place in the
+    list; `caches` by level, kind and lowest CPU; `nodes` by number; packages are numbered from 0 in order of their
+    lowest CPU. `offline` CPUs are present but take no work, `possible` is how far the kernel's numbers may go."""
+
+    cpus: tuple[Cpu, ...]
+    cores: tuple[Core, ...]
+    caches: tuple[Cache, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    offline: frozenset[int] = frozenset()
+    possible: frozenset[int] = frozenset()
+    model: str = ""
+
+    @cached_property
+    def by_id(self) -> dict[int, Cpu]:
+        """Each online CPU by its number."""
+        return {cpu.id: cpu for cpu in self.cpus}
+
+    @property
+    def online(self) -> frozenset[int]:
+        return frozenset(self.by_id)
+
+    @property
+    def isolated(self) -> frozenset[int]:
+        """CPUs that the scheduler puts nothing on by itself (isolcpus=, isolated cpuset partitions)."""
+        return frozenset(cpu.id for cpu in self.cpus if cpu.isolated)
+
+    @property
+    def packages(self) -> int:
+        """How many there are."""
+        return len({cpu.package for cpu in self.cpus})
+
+    @property
+    def smt(self) -> int:
+        """The most CPUs that any core has: 1 is no SMT."""
+        return max(len(core.cpus) for core in self.cores)
+
+    def siblings(self, cpu: int) -> tuple[int, ...]:
+        """The CPUs that share a core with this one, itself among them."""
+        return self.cores[self.by_id[cpu].core].cpus
+
+    @cached_property
+    def _last_level(self) -> dict[int, tuple[int, ...]]:
+        shared: dict[int, tuple[int, ...]] = {cpu.id: self.cores[cpu.core].cpus for cpu in self.cpus}
+        for cache in sorted(self.caches, key=lambda cache: cache.level):
+            if cache.kind != "instruction":
+                shared.update((cpu, cache.cpus) for cpu in cache.cpus if cpu in shared)
+        return shared
+
+    def neighbours(self, cpu: int) -> tuple[int, ...]:
+        """The CPUs that share its last-level cache, itself among them; its core's where no cache is known."""
+        return self._last_level[cpu]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
