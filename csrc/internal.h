@@ -308,7 +308,7 @@ typedef struct cl__buffer {
 int64_t cl__buffer_room(cl__buffer *buffer, size_t least, size_t first); /* at least that many bytes free */
 void cl__buffer_trim(cl__buffer *buffer, size_t keep);                   /* forget the contents; free above `keep` */
 
-/* ---- run.c, for batch.c ------------------------------------------------------------------------------------------- */
+/* ---- run.c, for the batch engine ---------------------------------------------------------------------------------- */
 
 /* ENDED: the child has, others of its pipeline have not. */
 typedef enum cl__phase { CL__IDLE, CL__RUNNING, CL__ENDED, CL__DRAINING, CL__DONE } cl__phase;

@@ -42,6 +42,11 @@ COMMON = [
     "csrc/run.c",
     "csrc/buffer.c",
     "csrc/batch.c",
+    "csrc/batch_slots.c",
+    "csrc/batch_timers.c",
+    "csrc/batch_start.c",
+    "csrc/batch_step.c",
+    "csrc/batch_pipeline.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
