@@ -1,93 +1,19 @@
 /* The batch engine: many children at once, and children that nobody waits for between their clone and their exec. */
-#include "child.h"
+#include "jobs.h"
 
 #include "internal.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { CROWD = SANITIZED ? 60 : 400, MOST = 64, NEVER = -1 };
-
-static cl_batch *batch;
-
-/* A child with all that it needs; the batch is told the index of its plan as tag. */
-typedef struct wanted {
-    plan plan;
-    cl_run_options options;
-    cl_batch_done done;
-    char out[64];
-    int64_t out_size;
-    int is_done;
-} wanted;
-
-static wanted jobs[CROWD];
-static int64_t started;
-
-static void want(int at, const char *mode, const char *argument)
-{
-    wanted *job = &jobs[at];
-    memset(job, 0, sizeof *job);
-    plan_for(&job->plan, mode, argument);
-    job->plan.launch.stream[2].kind = CL_IO_PIPE;
-    job->plan.command.contain = CL_CONTAIN_GROUP;
-    job->options.timeout_ns = job->options.max_output = NEVER;
-    job->options.drain_ns = PATIENCE;
-    job->options.tee[0] = job->options.tee[1] = -1;
-}
-
-static cl_batch_item item_of(int at)
-{
-    return (cl_batch_item){.command = &jobs[at].plan.command, .launch = &jobs[at].plan.launch,
-                           .options = &jobs[at].options, .tag = at};
-}
+enum { CROWD = SANITIZED ? 60 : JOBS, MOST = 64 };
 
 /* Start jobs[first..last) in one call; how many were. */
 static int64_t start(int first, int last)
 {
-    static cl_batch_item items[CROWD];
     for (int i = first; i < last; i++)
         items[i] = item_of(i);
-    started = cl_batch_start(batch, items + first, last - first);
-    return started;
-}
-
-static void take(void)
-{
-    cl_batch_done done[MOST];
-    int64_t slots[MOST], count = cl_batch_take(batch, done, MOST);
-    for (int64_t i = 0; i < count; i++) {
-        wanted *job = &jobs[done[i].tag];
-        CHECK(!job->is_done);
-        job->is_done = 1;
-        job->done = done[i];
-        job->out_size = done[i].report.size[0];
-        if (job->out_size)
-            memcpy(job->out, (const void *)(uintptr_t)done[i].report.data[0],
-                   (size_t)(job->out_size < (int64_t)sizeof job->out ? job->out_size : (int64_t)sizeof job->out));
-        slots[i] = done[i].slot;
-    }
-    CHECK_IS(cl_batch_release(batch, slots, count), 0);
-}
-
-static void step_until_empty(void)
-{
-    int64_t until = now_ns() + PATIENCE, rc;
-    do {
-        rc = cl_batch_step(batch, 100 * MS);
-        CHECK(rc >= 0 || rc == -EINTR);
-        CHECK(now_ns() < until);
-        if (rc > 0)
-            take();
-    } while (rc != 0 || cl_batch_live(batch));
-}
-
-static void ended_with(int at, int state, int status)
-{
-    say_about("%s, job %d", about, at);
-    CHECK(jobs[at].is_done);
-    CHECK_IS(jobs[at].done.rc, 1);
-    CHECK_IS(jobs[at].done.report.child.state, state);
-    CHECK_IS(jobs[at].done.report.child.status, status);
+    return cl_batch_start(batch, items + first, last - first);
 }
 
 /* ---- results ------------------------------------------------------------------------------------------------------ */
@@ -117,8 +43,8 @@ static void each_has_its_own_result(void)
             continue;
         }
         ended_with(i, CL_STATE_EXITED, i % 7 == 3 ? 99 : i % 200);
-        CHECK_IS(jobs[i].out_size, i % 7 == 3 ? 0 : 4);
-        CHECK(jobs[i].out_size == 0 || memcmp(jobs[i].out, "out\n", 4) == 0);
+        CHECK_IS(jobs[i].done.report.size[0], i % 7 == 3 ? 0 : 4);
+        CHECK(jobs[i].done.report.size[0] == 0 || memcmp(jobs[i].out[0], "out\n", 4) == 0);
     }
 }
 
@@ -131,9 +57,7 @@ static void all_are_fed(void)
     memset(input, 'x', sizeof input);
     for (int i = 0; i < FED; i++) {
         want(i, "copy", NULL);
-        jobs[i].plan.launch.stream[0].kind = CL_IO_PIPE;
-        jobs[i].options.feed = &piece;
-        jobs[i].options.feed_count = 1;
+        feed(i, &piece);
         jobs[i].options.max_output = i % 2 ? NEVER : 1000;
         jobs[i].options.limit_action = CL_LIMIT_TRUNCATE;
     }
@@ -141,7 +65,7 @@ static void all_are_fed(void)
     step_until_empty();
     for (int i = 0; i < FED; i++) {
         ended_with(i, CL_STATE_EXITED, 0);
-        CHECK_IS(jobs[i].out_size, i % 2 ? SIZE : 1000);
+        CHECK_IS(jobs[i].done.report.size[0], i % 2 ? SIZE : 1000);
         CHECK_IS(jobs[i].done.report.limit_hit, i % 2 == 0);
     }
 }
@@ -192,7 +116,7 @@ static void drains_have_a_bound(void)
     for (int i = 0; i < 3; i++)
         CHECK_IS(jobs[i].done.report.pipes_left_open, 1);
     CHECK_IS(jobs[3].done.report.pipes_left_open, 0);
-    CHECK_IS(jobs[3].out_size, 4);
+    CHECK_IS(jobs[3].done.report.size[0], 4);
     close(ends[1]);
     close(ends[0]);
 }
@@ -566,7 +490,7 @@ static void others_notice_nothing(void)
         for (int i = 0; i < CROWD; i++) {
             CHECK(jobs[i].is_done);
             CHECK_IS(jobs[i].done.rc, i % 5 == 4 ? -ENOENT : 1);
-            CHECK_IS(jobs[i].out_size, i % 5 == 4 ? 0 : 4);
+            CHECK_IS(jobs[i].done.report.size[0], i % 5 == 4 ? 0 : 4);
         }
     }
     atomic_store(&all_done, 1);
@@ -606,22 +530,13 @@ int main(int argc, char **argv)
         who_ended_in_time_is_not_late, others_notice_nothing, a_thread_may_start_and_end,
     };
     start_program(argc, argv);
-    int fds = count_fds();
-    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
-        CHECK_IS(cl_batch_new(&batch), 0);
-        CHECK(cl_batch_fd(batch) >= 0 || cl_platform() != CL_PLATFORM_LINUX); /* now, and not with the first child */
-        checks[i]();
-        cl_batch_free(batch);
-        say_about("after check %d", (int)i);
-        CHECK_IS(count_fds(), fds);
-        CHECK(has_no_children());
-    }
+    run_checks(checks, sizeof checks / sizeof *checks);
     CHECK_IS(cl_batch_new(&batch), 0);
     want(0, "stay", NULL);
     CHECK_IS(start(0, 1), 1);
     cl_batch_free(batch); /* with a child that runs */
     say_about("at the end");
-    CHECK_IS(count_fds(), fds);
+    CHECK_IS(count_fds(), fds_at_first);
     CHECK(has_no_children());
     puts("ok");
     return 0;

@@ -1,44 +1,17 @@
 /* Pipelines in the batch engine: stages that are joined, that share one scope, and that end together. */
-#include "child.h"
+#include "jobs.h"
 
-enum { STAGES = 4, JOBS = 64, MOST = 64, NEVER = -1, BIG = 10000000, PIPELINES = SANITIZED ? 150 : 2000 };
+enum { STAGES = 4, BIG = 10000000, PIPELINES = SANITIZED ? 150 : 2000 };
 
-static cl_batch *batch;
 static uint8_t big[BIG];
-
-/* A stage with all that it needs; the batch is told its index as tag. */
-typedef struct wanted {
-    plan plan;
-    cl_run_options options;
-    cl_batch_done done;
-    char out[2][8192];
-    int64_t hash;
-    int is_done;
-} wanted;
-
-static wanted jobs[JOBS];
-static cl_batch_item items[JOBS];
-
-static void want(int at, const char *mode, const char *argument)
-{
-    wanted *job = &jobs[at];
-    memset(job, 0, sizeof *job);
-    plan_for(&job->plan, mode, argument);
-    job->plan.launch.stream[2].kind = CL_IO_PIPE;
-    job->plan.command.contain = CL_CONTAIN_GROUP;
-    job->options.timeout_ns = job->options.max_output = NEVER;
-    job->options.drain_ns = PATIENCE;
-    job->options.tee[0] = job->options.tee[1] = -1;
-}
 
 /* jobs[first..first + count) as the stages of one pipeline. */
 static void join(int first, int count)
 {
     for (int i = 0; i < count; i++) {
-        wanted *job = &jobs[first + i];
-        items[first + i] = (cl_batch_item){.command = &job->plan.command, .launch = &job->plan.launch,
-                                           .options = &job->options, .tag = first + i, .more = count - 1 - i,
-                                           .joins = i < count - 1, .fd = {-1, -1}};
+        items[first + i] = item_of(first + i);
+        items[first + i].more = count - 1 - i;
+        items[first + i].joins = i < count - 1;
     }
 }
 
@@ -46,59 +19,6 @@ static void start(int first, int count)
 {
     join(first, count);
     CHECK_IS(cl_batch_start(batch, items + first, count), count);
-}
-
-static int64_t sum_of(const uint8_t *data, int64_t size)
-{
-    uint64_t sum = 14695981039346656037U;
-    for (int64_t i = 0; i < size; i++)
-        sum = (sum ^ data[i]) * 1099511628211U;
-    return (int64_t)(sum >> 1);
-}
-
-static void take(void)
-{
-    static cl_batch_done done[MOST];
-    int64_t slots[MOST], count = cl_batch_take(batch, done, MOST);
-    for (int64_t i = 0; i < count; i++) {
-        wanted *job = &jobs[done[i].tag];
-        CHECK(!job->is_done);
-        job->is_done = 1;
-        job->done = done[i];
-        for (int j = 0; j < 2; j++) {
-            int64_t size = done[i].report.size[j], most = (int64_t)sizeof job->out[j] - 1;
-            if (size)
-                memcpy(job->out[j], (const void *)(uintptr_t)done[i].report.data[j], (size_t)(size < most ? size : most));
-        }
-        job->hash = sum_of((const uint8_t *)(uintptr_t)done[i].report.data[0], done[i].report.size[0]);
-        slots[i] = done[i].slot;
-    }
-    CHECK_IS(cl_batch_release(batch, slots, count), 0);
-}
-
-static void step_until_empty(void)
-{
-    int64_t until = now_ns() + PATIENCE, rc;
-    do {
-        rc = cl_batch_step(batch, 100 * MS);
-        CHECK(rc >= 0 || rc == -EINTR);
-        CHECK(now_ns() < until);
-        if (rc > 0)
-            take();
-    } while (rc != 0 || cl_batch_live(batch));
-}
-
-static void ended_with(int at, int state, int status)
-{
-    char what[sizeof about];
-    snprintf(what, sizeof what, "%.140s, stage %d", about, at);
-    say_about("%s", what);
-    CHECK(jobs[at].is_done);
-    CHECK_IS(jobs[at].done.rc, 1);
-    CHECK_IS(jobs[at].done.report.child.state, state);
-    CHECK_IS(jobs[at].done.report.child.status, status);
-    what[strlen(what) - strlen(strrchr(what, ','))] = '\0';
-    say_about("%s", what);
 }
 
 static void was_not_started(int at)
@@ -121,13 +41,6 @@ static int has_zombie(id_t pid)
 {
     siginfo_t info = {0};
     return waitid(pid ? P_PID : P_ALL, pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid > 0;
-}
-
-static void feed(int at, const cl_piece *piece)
-{
-    jobs[at].plan.launch.stream[0].kind = CL_IO_PIPE;
-    jobs[at].options.feed = piece;
-    jobs[at].options.feed_count = 1;
 }
 
 /* ---- results ------------------------------------------------------------------------------------------------------ */
@@ -401,8 +314,6 @@ static void what_cannot_be_is_refused(void)
     step_until_empty();
     CHECK_IS(jobs[0].done.rc, -EINVAL);
 }
-
-static int fds_at_first; /* before there was a batch */
 
 static void free_a_strangers(void *unused)
 {
@@ -679,7 +590,7 @@ static void an_abort_leaves_nothing(void)
 
 static void slots_are_used_again(void)
 {
-    enum { AT_ONCE = JOBS / 3 };
+    enum { AT_ONCE = 21 };
     int64_t most = 0;
     say_about("%d pipelines", PIPELINES);
     for (int done = 0; done < PIPELINES; done += AT_ONCE) {
@@ -705,7 +616,7 @@ static void slots_are_used_again(void)
                 CHECK_TEXT(jobs[3 * i + 2].out[0], done % 2 ? "out\n" : "");
         }
     }
-    CHECK(most < JOBS);
+    CHECK(most < 64); /* of the 63 that live at once none needs a further one */
 }
 
 /* The kernel reaps then, and the leader's number, with its group's, may be gone at any moment. */
@@ -775,16 +686,7 @@ int main(int argc, char **argv)
     MUST(getrlimit(RLIMIT_NOFILE, &usual));
     for (size_t i = 0; i < sizeof big; i++)
         big[i] = (uint8_t)(i * 2654435761U >> 24);
-    int fds = fds_at_first = count_fds();
-    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
-        CHECK_IS(cl_batch_new(&batch), 0);
-        CHECK(cl_batch_fd(batch) >= 0 || cl_platform() != CL_PLATFORM_LINUX); /* now, and not with the first child */
-        checks[i]();
-        cl_batch_free(batch);
-        say_about("after check %d", (int)i);
-        CHECK_IS(count_fds(), fds);
-        CHECK(has_no_children());
-    }
+    run_checks(checks, sizeof checks / sizeof *checks);
     puts("ok");
     return 0;
 }
