@@ -18,6 +18,7 @@ extern "C" {
 #include "api/process.h"
 #include "api/run.h"
 #include "api/batch.h"
+#include "api/machine.h"
 
 #ifdef __cplusplus
 }

@@ -40,6 +40,7 @@ int64_t cl__sys_open(const char *path, int flags);
 int64_t cl__sys_openat(int dir, const char *path, int flags);
 int64_t cl__sys_close(int fd);
 int64_t cl__sys_read(int fd, void *data, size_t size);
+int64_t cl__sys_sysctl(const char *name, void *value, size_t size); /* its length; -ENOTSUP on Linux */
 int64_t cl__sys_write(int fd, const void *data, size_t size);
 int64_t cl__sys_pipe(int fds[2]);                      /* both ends CLOEXEC */
 int64_t cl__sys_socketpair(int fds[2]);                /* the same */

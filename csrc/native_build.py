@@ -23,7 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PORTABLE = os.environ.get("CORELANE_PORTABLE", "") not in ("", "0")
 
 # The order in which both the C compiler (through corelane.h) and cdef() read the public declarations.
-API = ["csrc/api/system.h", "csrc/api/spawn.h", "csrc/api/process.h", "csrc/api/run.h", "csrc/api/batch.h"]
+API = [
+    "csrc/api/system.h",
+    "csrc/api/spawn.h",
+    "csrc/api/process.h",
+    "csrc/api/run.h",
+    "csrc/api/batch.h",
+    "csrc/api/machine.h",
+]
 
 COMMON = [
     "csrc/spawn.c",
@@ -47,6 +54,7 @@ COMMON = [
     "csrc/batch_start.c",
     "csrc/batch_step.c",
     "csrc/batch_pipeline.c",
+    "csrc/machine.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

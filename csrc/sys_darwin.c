@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,6 +36,11 @@ int64_t cl__sys_close(int fd)
 int64_t cl__sys_read(int fd, void *data, size_t size)
 {
     return result_of(read(fd, data, size));
+}
+
+int64_t cl__sys_sysctl(const char *name, void *value, size_t size)
+{
+    return sysctlbyname(name, value, &size, NULL, 0) < 0 ? -errno : (int64_t)size;
 }
 
 int64_t cl__sys_write(int fd, const void *data, size_t size)

@@ -102,6 +102,12 @@ CL__CHILD int64_t cl__sys_read(int fd, void *data, size_t size)
     return CALL(__NR_read, fd, data, size, 0);
 }
 
+int64_t cl__sys_sysctl(const char *name, void *value, size_t size)
+{
+    (void)name, (void)value, (void)size;
+    return -ENOTSUP;
+}
+
 CL__CHILD int64_t cl__sys_write(int fd, const void *data, size_t size)
 {
     return CALL(__NR_write, fd, data, size, 0);

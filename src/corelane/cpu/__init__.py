@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
+    from corelane.cpu.machine import topology
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
 
 # One line a name, sorted; a type checker reads the imports above.
@@ -28,6 +29,7 @@ _LATER = {
     "format_cpus": "lists",
     "format_mask": "lists",
     "parse_cpus": "lists",
+    "topology": "machine",
 }
 
 
@@ -46,4 +48,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-__all__ = ["Cache", "Core", "Cpu", "Node", "Topology", "format_cpus", "format_mask", "parse_cpus"]
+__all__ = ["Cache", "Core", "Cpu", "Node", "Topology", "format_cpus", "format_mask", "parse_cpus", "topology"]

@@ -1,4 +1,4 @@
-"""What a machine is made of, as values: CPUs, cores, caches, NUMA nodes. Read from the system in `topology.py`; built
+"""What a machine is made of, as values: CPUs, cores, caches, NUMA nodes. Read from the system in `machine.py`; built
 by hand in tests of what only reasons about them (placement)."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from functools import cached_property
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 __all__ = ["Cache", "Core", "Cpu", "Node", "Topology"]
@@ -18,7 +19,10 @@ class Cpu:
     """One logical CPU: what the scheduler places a thread on.
 
     `id` is the kernel's number. `core`, `package` and `node` are indexes into the topology's own lists or numbers of
-    nodes, see there. `capacity` is its share of the machine's biggest CPU in 1024ths (big/little), None if not told.
+    nodes, see there; `die` counts within its package. `capacity` is its share of the machine's biggest CPU in 1024ths
+    (big/little), None if not told. `cluster` is a group of cores below a die that share something (tags of a cache, a
+    bus), counted over the machine; None where there is none. `kind` is "performance" or "efficiency" on machines that
+    have both and say so.
     """
 
     id: int
@@ -30,6 +34,8 @@ class Cpu:
     max_khz: int | None = None
     isolated: bool = False
     nohz_full: bool = False
+    cluster: int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,8 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One cache and the CPUs that share it. `kind`: "data", "instruction" or "unified". `size` and `line` in bytes."""
+    """One cache and the CPUs that share it. `kind`: "data", "instruction" or "unified". `size` and `line` in bytes, 0
+    if not told. `id` is the kernel's number of it among those of its level and kind, which may have holes."""
 
     level: int
     kind: str
@@ -52,12 +59,18 @@ class Cache:
     cpus: tuple[int, ...]
     line: int = 0
     ways: int = 0
+    id: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As lscpu(1) names it: "L1d", "L1i", "L2"."""
+        return f"L{self.level}" + {"data": "d", "instruction": "i"}.get(self.kind, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One NUMA node. `memory` in bytes; `distances` maps each node's number to its distance (10: itself). `cpus` can be
-    empty: memory alone."""
+    """One NUMA node. `memory` in bytes; `distances` maps each node's number to its distance (10: itself), and is
+    empty on a system without NUMA, where all is node 0. `cpus` can be empty: memory alone."""
 
     id: int
     cpus: tuple[int, ...]
@@ -94,6 +107,11 @@ class Topology:
         return frozenset(cpu.id for cpu in self.cpus if cpu.isolated)
 
     @property
+    def nohz_full(self) -> frozenset[int]:
+        """CPUs whose timer tick stops while they run a single thread (nohz_full=)."""
+        return frozenset(cpu.id for cpu in self.cpus if cpu.nohz_full)
+
+    @property
     def packages(self) -> int:
         """How many there are."""
         return len({cpu.package for cpu in self.cpus})
@@ -119,5 +137,62 @@ class Topology:
         """The CPUs that share its last-level cache, itself among them; its core's where no cache is known."""
         return self._last_level[cpu]
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in lists, numbers and words, for JSON; `corelane topology --json` prints this.
+
+        Sets of CPUs are sorted lists; the keys of `distances` are text, as JSON has it; the rest is named as the fields
+        here are. A release may add keys, and takes none away."""
+        return {
+            "model": self.model,
+            "packages": self.packages,
+            "smt": self.smt,
+            "online": sorted(self.online),
+            "offline": sorted(self.offline),
+            "possible": sorted(self.possible),
+            "isolated": sorted(self.isolated),
+            "nohz_full": sorted(self.nohz_full),
+            "cpus": [_fields(cpu) for cpu in self.cpus],
+            "cores": [_fields(core) for core in self.cores],
+            "caches": [_fields(cache) for cache in self.caches],
+            "nodes": [_fields(node) for node in self.nodes],
+        }
+
+    def draw(
+        self,
+        width: int | None = None,
+        *,
+        mark: Iterable[int] | None = None,
+        allowed: Iterable[int] | None = None,
+        ascii: bool = False,
+        collapse: bool | None = None,
+    ) -> str:
+        """The machine as boxes within boxes, for a terminal: packages, NUMA nodes, shared caches, cores and their CPUs.
+
+        Args:
+            width: columns, at least 40; None: those of the terminal, 80 where there is none.
+            mark: CPUs to mark as the caller's own ("*").
+            allowed: CPUs that a container or a batch system allows; others are crossed out ("x").
+            ascii: boxes of "+", "-" and "|".
+            collapse: draw one of several neighbours that look the same. None: where the picture is long otherwise.
+
+        Returns:
+            Lines, the last without its newline.
+
+        Raises:
+            ValueError: `width` is below 40. TypeError: an argument is of another kind.
+        """
+        from corelane.cpu.picture import draw
+
+        return draw(self, width, mark=mark, allowed=allowed, ascii=ascii, collapse=collapse)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def _fields(value: Cpu | Core | Cache | Node) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if "cpus" in found:
+        found["cpus"] = list(found["cpus"])
+    if "distances" in found:
+        found["distances"] = {str(node): distance for node, distance in found["distances"].items()}
+    return found
