@@ -15,8 +15,8 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.cpu.hardware import topology
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
-    from corelane.cpu.machine import topology
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
 
 # One line a name, sorted; a type checker reads the imports above.
@@ -29,7 +29,7 @@ _LATER = {
     "format_cpus": "lists",
     "format_mask": "lists",
     "parse_cpus": "lists",
-    "topology": "machine",
+    "topology": "hardware",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a machine is made of, as values: CPUs, cores, caches, NUMA nodes. Read from the system in `machine.py`; built
+"""What a machine is made of, as values: CPUs, cores, caches, NUMA nodes. Read from the system in `hardware.py`; built
 by hand in tests of what only reasons about them (placement)."""
 
 from __future__ import annotations
