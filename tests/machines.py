@@ -2,12 +2,16 @@
 
 What is written is what the kernel writes, to the byte: lists, masks in groups of 32 bits as wide as there may be CPUs,
 a directory for an offline CPU with nothing about its place. So other tools read these trees too (`lscpu --sysroot`,
-hwloc's fsroot), and say whether we read them right.
+hwloc's fsroot), and say whether we read them right. What two CPUs have in common is written once, and a link.
 """
 
+import contextlib
+import os
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
 
 from corelane.cpu import format_cpus, parse_cpus
 
@@ -125,6 +129,15 @@ class Machine:
         if not self.topology:
             return
         core, package = self._same(cpu, "package", "die", "core", "cluster"), self._same(cpu, "package")
+        if core[0] != cpu:
+            (at / "topology").symlink_to(f"../cpu{core[0]}/topology")
+        else:
+            self._topology(at / "topology", cpu, core, package)
+        for index, cache in enumerate(self.caches[place.kind] if self.caches else ()):
+            self._cache(at / f"cache/index{index}", cache, cpu)
+
+    def _topology(self, at, cpu, core, package):
+        place = self.places[cpu]
         files = {"physical_package_id": place.package, "core_id": place.core}
         groups = {"thread_siblings": core, "core_siblings": package}
         if not self.old:
@@ -136,23 +149,29 @@ class Machine:
                 files["die_id"] = place.die
         for name, cpus in groups.items():
             files |= {name: self._mask(cpus), f"{name}_list": format_cpus(cpus)}
-        _write(at / "topology", files)
-        for index, cache in enumerate(self.caches[place.kind] if self.caches else ()):
-            sharing = self._same(cpu, *cache.by)
-            # Numbered as they come, with a hole: ids are made of APIC ids.
-            firsts = sorted({group[0] for group in self._groups[cache.by].values()})
-            files = {
-                "id": firsts.index(min(sharing)) * 2,
-                "level": cache.level,
-                "type": cache.type,
-                "size": cache.size,
-                "coherency_line_size": cache.line,
-                "ways_of_associativity": cache.ways,
-                "number_of_sets": cache.sets,
-                "shared_cpu_list": format_cpus(sharing),
-                "shared_cpu_map": self._mask(sharing),
-            }
-            _write(at / f"cache/index{index}", files)
+        _write(at, files)
+
+    def _cache(self, at, cache, cpu):
+        sharing = self._same(cpu, *cache.by)
+        kinds = self.caches[self.places[sharing[0]].kind]
+        if sharing[0] != cpu and cache in kinds:
+            at.parent.mkdir(exist_ok=True)
+            at.symlink_to(f"../../cpu{sharing[0]}/cache/index{kinds.index(cache)}")
+            return
+        # Numbered as they come, with a hole: ids are made of APIC ids.
+        firsts = sorted({group[0] for group in self._groups[cache.by].values()})
+        files = {
+            "id": firsts.index(sharing[0]) * 2,
+            "level": cache.level,
+            "type": cache.type,
+            "size": cache.size,
+            "coherency_line_size": cache.line,
+            "ways_of_associativity": cache.ways,
+            "number_of_sets": cache.sets,
+            "shared_cpu_list": format_cpus(sharing),
+            "shared_cpu_map": self._mask(sharing),
+        }
+        _write(at, files)
 
     def _policies(self, base):
         for cpu in sorted(self.online):
@@ -326,3 +345,22 @@ def bare():
 
 
 MACHINES = {make.__name__: make for make in (xeon, epyc, big_little, hybrid, vm, holes, arm_vm, bare)}
+
+_written = {}
+
+
+def tree(name):
+    """The tree of a machine of MACHINES, written once in a run of the tests: nobody changes it."""
+    if name not in _written:
+        directory = in_memory()  # goes with the last reference to it
+        _written[name] = directory, MACHINES[name]().write(Path(directory.name) / "root")
+    return _written[name][1]
+
+
+def in_memory():
+    """A temporary directory, in memory where there is room: on a disk, thousands of files take their time."""
+    with contextlib.suppress(OSError):
+        space = os.statvfs("/dev/shm")
+        if os.access("/dev/shm", os.W_OK) and space.f_bavail * space.f_frsize > 1 << 28:
+            return tempfile.TemporaryDirectory(dir="/dev/shm")
+    return tempfile.TemporaryDirectory()

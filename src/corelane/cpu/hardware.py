@@ -77,9 +77,12 @@ def topology(root: str | os.PathLike[str] = "/", *, refresh: bool = False) -> To
 def _look(root: str, refresh: bool) -> Topology:
     known = _known.get(root)
     now = time.monotonic()
-    if known is not None and not refresh and known.changing == _changing(root):
-        known.looked = now
-        return known.value
+    if known is not None and not refresh:
+        if now - known.looked < _FRESH:
+            return known.value
+        if known.changing == _changing(root):
+            known.looked = now
+            return known.value
     if sys.platform == "darwin" and root == "/":
         from corelane.cpu.sysctl import read_sysctl
 
@@ -104,18 +107,20 @@ def _read_steady(root: str) -> tuple[Topology, list[str | None]]:
 
     We read that CPU 3 is online; it goes offline; its directory is gone, or the lists of others are without it."""
     before = _changing(root)
-    for _ in range(_TRIES):
-        failure, value = None, None
+    for left in reversed(range(_TRIES)):
+        value, failure = None, None
         try:
             value = _read(root)
         except CpuError as error:
             failure = error
         after = _changing(root)
-        if after == before:
+        if after == before or not left:
             break
         before = after
-    if value is None:
-        raise failure or CpuError("unreachable")
+    if failure is not None:
+        raise failure
+    assert value is not None
+    # If they still come and go, the older text: the next look finds that out.
     return value, before
 
 
