@@ -20,6 +20,7 @@ from machines import MACHINES, Machine, Made, Place, in_memory, private, tree
 from corelane import cpu
 from corelane.cpu import hardware
 from corelane.cpu.sysctl import topology_of
+from corelane.cpu.sysfs import SysFiles
 from corelane.errors import CpuError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /sys")
@@ -88,6 +89,7 @@ def test_big_and_little_cores():
     assert l2 == [(512 << 10, (0, 1, 2, 3)), (1 << 20, (4, 5))]
     l1i = [cache.size >> 10 for cache in found.caches if cache.name == "L1i"]
     assert l1i == [32] * 4 + [48] * 2
+    assert [cache.ways for cache in found.caches if cache.name == "L1i"] == [2] * 4 + [3] * 2
     assert [(node.id, node.cpus, node.distances) for node in found.nodes] == [(0, tuple(range(6)), {})]
     assert found.nodes[0].memory == 4 << 30, "of /proc/meminfo, as there are no nodes"
 
@@ -386,6 +388,14 @@ def test_ids_serve_where_there_are_no_lists(small):
     assert [each.package for each in found.cpus] == [0, 0, 1, 1]
 
 
+def test_an_old_kernel_whose_ids_say_nothing(tmp_path):
+    places = {each: Place(package=each // 2, core=each) for each in range(4)}
+    root = Machine(places, old=True, cpuinfo="arm").write(tmp_path / "x")
+    for path in system(root, "cpu").glob("cpu?/topology/physical_package_id"):
+        path.write_text("-1\n")
+    assert [each.package for each in cpu.topology(root).cpus] == [0, 0, 1, 1]
+
+
 def test_a_part_of_the_machine_is_seen_in_some_containers(small):
     """lxcfs shortens `online`, and leaves all else as the host has it."""
     system(small, "cpu/online").write_text("1-2\n")
@@ -409,12 +419,11 @@ def test_a_core_that_lacks_a_level_of_cache(tmp_path):
 
 def test_caches_of_one_level_and_several_sizes(tmp_path):
     """One die with more L3 than the other (a 7950X3D)."""
-    kinds = [
-        (*private("32K", "32K", "1024K"), Made(3, "Unified", size, 16, ("group",))) for size in ("98304K", "32768K")
-    ]
+    l3 = [Made(3, "Unified", "98304K", 16, ("group",)), Made(3, "Unified", "32768K", 8, ("group",))]
+    kinds = [(*private("32K", "32K", "1024K"), last) for last in l3]
     places = {each: Place(core=each, group=each // 2, kind=each // 2) for each in range(4)}
     found = cpu.topology(Machine(places, tuple(kinds)).write(tmp_path / "x"))
-    assert [cache.size >> 20 for cache in found.caches if cache.level == 3] == [96, 32]
+    assert [(cache.size >> 20, cache.ways) for cache in found.caches if cache.level == 3] == [(96, 16), (32, 8)]
 
 
 def test_lists_longer_than_a_page(tmp_path):
@@ -450,7 +459,12 @@ def test_hotplug_is_noticed_within_a_second(small, monkeypatch):
     second = cpu.topology(small)
     assert second.online == {0, 1, 2}
     now[0] += 1.1
+    looks = []
+    changing = hardware._changing
+    monkeypatch.setattr(hardware, "_changing", lambda root: looks.append(root) or changing(root))
     assert cpu.topology(small) is second, "nothing has changed: nothing is read anew"
+    assert cpu.topology(small) is second
+    assert len(looks) == 1, "looked at twice in a second"
     system(small, "cpu/isolated").write_text("2\n")
     now[0] += 1.1
     assert cpu.topology(small).isolated == {2}
@@ -504,6 +518,18 @@ def test_many_threads_have_one_answer(small):
     assert not failures
     assert len(found) == 40
     assert all(each == found[0] for each in found)
+
+
+def test_no_file_is_read_whose_answer_is_known(monkeypatch):
+    """256 CPUs have more than 14,000 files of their own."""
+    read, names = SysFiles.read, []
+    monkeypatch.setattr(
+        SysFiles, "read", lambda self, these: read(self, [names.append(name) or name for name in these])
+    )
+    cpu.topology(tree("epyc"), refresh=True)
+    assert len(names) < 2500
+    assert sum("package_cpus" in name for name in names) < 8
+    assert sum("core_cpus" in name for name in names) < 140
 
 
 def test_roots_are_not_kept_for_ever(small, tmp_path):
