@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -99,3 +100,13 @@ def test_the_limits_around_us_are_marked(monkeypatch):
     assert (mine, allowed) == ({4}, {4, 5})
     assert [line.split(":")[0] for line in lines] == ["limit of affinity", "limit of quota"]
     assert "cpu.max" in lines[1]
+
+
+def test_a_reader_that_takes_the_first_line_only():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = corelane("--json", "--root", tree("holes"), stdout=writer, stderr=subprocess.PIPE, capture_output=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")

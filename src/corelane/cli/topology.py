@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 import click
@@ -35,6 +36,7 @@ def topology(as_json: bool, as_table: bool, root: str, width: int | None, plain:
     """
     if as_json and as_table:
         raise click.UsageError("--json and -p are two ways of printing: use one")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads the first lines only ends us, as other filters
     try:
         found = cpu.topology(root)
         if as_json:

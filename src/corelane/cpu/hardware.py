@@ -344,18 +344,19 @@ def _nodes(root: str, online: frozenset[int]) -> tuple[dict[int, int], tuple[Nod
     files = SysFiles(os.path.join(root, "sys/devices/system/node"))
     text = files.read(["online"])[0]
     if not text:
-        node = Node(0, tuple(sorted(online)), _memory(SysFiles(os.path.join(root, "proc")), "meminfo"))
+        files = SysFiles(os.path.join(root, "proc"))
+        node = Node(0, tuple(sorted(online)), _memory(files, "meminfo", files.read(["meminfo"])[0]))
         return dict.fromkeys(online, 0), (node,)
     numbers = sorted(files.cpus("online", text))
-    names = [f"node{node}/{name}" for node in numbers for name in ("cpulist", "distance")]
-    texts = files.read(names)
+    names = [[f"node{node}/{name}" for name in ("cpulist", "distance", "meminfo")] for node in numbers]
+    texts = iter(files.read(name for of_node in names for name in of_node))
     nodes: list[Node] = []
     node_of: dict[int, int] = {}
-    for at, number in enumerate(numbers):
-        cpus = files.cpus(names[2 * at], texts[2 * at] or "") & online
+    for number, (cpulist, distance, meminfo) in zip(numbers, names, strict=True):
+        cpus = files.cpus(cpulist, next(texts) or "") & online
         node_of.update(dict.fromkeys(cpus, number))
-        distances = _distances(files, names[2 * at + 1], texts[2 * at + 1], numbers)
-        nodes.append(Node(number, tuple(sorted(cpus)), _memory(files, f"node{number}/meminfo"), distances))
+        distances = _distances(files, distance, next(texts), numbers)
+        nodes.append(Node(number, tuple(sorted(cpus)), _memory(files, meminfo, next(texts)), distances))
     # A CPU of no node: the kernel takes its memory from the first.
     return dict.fromkeys(online, numbers[0]) | node_of, tuple(nodes)
 
@@ -369,9 +370,8 @@ def _distances(files: SysFiles, name: str, text: str | None, nodes: Sequence[int
     return dict(zip(nodes, values, strict=True))
 
 
-def _memory(files: SysFiles, name: str) -> int:
+def _memory(files: SysFiles, name: str, text: str | None) -> int:
     """Bytes, by the line "Node 0 MemTotal:  1024 kB"; 0 if there is no such file."""
-    text = files.read([name])[0]
     if text is None:
         return 0
     for line in text.splitlines():
