@@ -154,6 +154,25 @@ def test_boxes_that_cross_are_told_in_a_line():
     assert "L3 1 MiB: CPUs 1-2, across other boxes" in found.draw(100)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"mark": []}, ValueError),
+        ({"mark": "a-b"}, ValueError),
+        ({"allowed": 1.5}, TypeError),
+        ({"ascii": 1}, TypeError),
+        ({"collapse": "no"}, TypeError),
+    ],
+)
+def test_bad_input(machine, options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        machine("vm").draw(80, **options)
+
+
+def test_a_list_is_a_set_of_cpus(machine):
+    assert machine("hybrid").draw(80, mark="0-3") == machine("hybrid").draw(80, mark={0, 1, 2, 3})
+
+
 def test_the_width_of_the_terminal(machine, monkeypatch):
     monkeypatch.setenv("COLUMNS", "47")
     assert machine("xeon").draw() == machine("xeon").draw(47)

@@ -291,7 +291,7 @@ def system(root, name):
     ("name", "text", "says"),
     [
         ("cpu/online", "0-x", "'0-x'"),
-        ("cpu/online", "", "is empty"),
+        ("cpu/online", "", "no CPU at all"),
         ("cpu/present", "3-1", "runs backwards"),
         ("cpu/isolated", "0,,1", "'0,,1'"),
         ("cpu/cpu0/topology/core_cpus_list", "zero", "'zero'"),
@@ -327,6 +327,28 @@ def test_an_unreadable_file_is_named(small, name):
     with pytest.raises(CpuError, match="cannot be read") as caught:
         cpu.topology(small)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "-1", "-", "0", "0-1", "9999999999999999999999", "\x00\xff", "(null)", "K", " \n 3 \n"]
+)
+def test_any_file_may_say_anything(small, junk):
+    """It is a topology or a CpuError with the file's name, and never another error."""
+    for path in sorted(small.rglob("*")):
+        if path.is_file() and "proc" not in path.parts:
+            before = path.read_bytes()
+            path.write_bytes(junk.encode("latin-1"))
+            refused = ""
+            try:
+                found = cpu.topology(small, refresh=True)
+            except CpuError as error:
+                refused = str(error)
+            path.write_bytes(before)
+            if refused:
+                assert "/sys/devices/" in refused
+            else:
+                assert sorted(each for core in found.cores for each in core.cpus) == sorted(found.online)
+                assert found.draw(80)
 
 
 def test_no_sysfs_at_all(tmp_path):

@@ -131,10 +131,10 @@ def _read(root: str) -> Topology:
     files = SysFiles(os.path.join(root, "sys/devices/system/cpu"))
     names = ("online", "present", "possible", "isolated", "nohz_full", *_KINDS)
     texts = dict(zip(names, files.read(names), strict=True))
-    if not texts["online"]:
-        what = "is not there" if texts["online"] is None else "is empty"
-        raise CpuError(f"{files.path('online')} {what}: CPUs are known from sysfs, which must be mounted at /sys")
     sets = {name: files.cpus(name, text or "") for name, text in texts.items()}
+    if not sets["online"]:
+        what = "is not there" if texts["online"] is None else f"says {texts['online']!r}, no CPU at all"
+        raise CpuError(f"{files.path('online')} {what}: CPUs are known from sysfs, which must be mounted at /sys")
     online = sets["online"]
     packages = _numbered(_packages(files, online))
     cores = _cores(files, online, packages)
@@ -342,12 +342,11 @@ def _caches(files: SysFiles, cores: Sequence[tuple[int, ...]], online: frozenset
 def _nodes(root: str, online: frozenset[int]) -> tuple[dict[int, int], tuple[Node, ...]]:
     """Each CPU's node, and the nodes; one node for all on a kernel without NUMA."""
     files = SysFiles(os.path.join(root, "sys/devices/system/node"))
-    text = files.read(["online"])[0]
-    if not text:
+    numbers = sorted(files.cpus("online", files.read(["online"])[0] or ""))
+    if not numbers:
         files = SysFiles(os.path.join(root, "proc"))
         node = Node(0, tuple(sorted(online)), _memory(files, "meminfo", files.read(["meminfo"])[0]))
         return dict.fromkeys(online, 0), (node,)
-    numbers = sorted(files.cpus("online", text))
     names = [[f"node{node}/{name}" for name in ("cpulist", "distance", "meminfo")] for node in numbers]
     texts = iter(files.read(name for of_node in names for name in of_node))
     nodes: list[Node] = []

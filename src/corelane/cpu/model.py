@@ -161,8 +161,8 @@ class Topology:
         self,
         width: int | None = None,
         *,
-        mark: Iterable[int] | None = None,
-        allowed: Iterable[int] | None = None,
+        mark: Iterable[int] | str | None = None,
+        allowed: Iterable[int] | str | None = None,
         ascii: bool = False,
         collapse: bool | None = None,
     ) -> str:
@@ -170,7 +170,7 @@ class Topology:
 
         Args:
             width: columns, at least 40; None: those of the terminal, 80 where there is none.
-            mark: CPUs to mark as the caller's own ("*").
+            mark: CPUs to mark as the caller's own ("*"): numbers, or a list like "0-3,8".
             allowed: CPUs that a container or a batch system allows; others are crossed out ("x").
             ascii: boxes of "+", "-" and "|".
             collapse: draw one of several neighbours that look the same. None: where the picture is long otherwise.
@@ -179,7 +179,8 @@ class Topology:
             Lines, the last without its newline.
 
         Raises:
-            ValueError: `width` is below 40. TypeError: an argument is of another kind.
+            ValueError: `width` is below 40, a set of CPUs is empty or malformed. TypeError: an argument is of another
+                kind.
         """
         from corelane.cpu.picture import draw
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from corelane._values import flag, integer
-from corelane.cpu.lists import format_cpus
+from corelane.cpu.lists import cpu_list, format_cpus
 from corelane.cpu.model import Topology
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
@@ -48,19 +48,21 @@ def draw(
     topology: Topology,
     width: int | None = None,
     *,
-    mark: Iterable[int] | None = None,
-    allowed: Iterable[int] | None = None,
+    mark: Iterable[int] | str | None = None,
+    allowed: Iterable[int] | str | None = None,
     ascii: bool = False,
     collapse: bool | None = None,
 ) -> str:
     """See `Topology.draw`."""
     flag("ascii", ascii)
+    if collapse is not None:
+        flag("collapse", collapse)
     if width is None:
         width = max(_NARROWEST, shutil.get_terminal_size().columns)
     integer(_NARROWEST, 100_000)("width", width)
     online = topology.online
-    mine = online if mark is None else frozenset(mark)
-    free = online if allowed is None else frozenset(allowed)
+    mine = online if mark is None else frozenset(cpu_list("mark", mark))
+    free = online if allowed is None else frozenset(cpu_list("allowed", allowed))
     boxes, crossing = _boxes(topology, _marks(topology, mine, free))
     edges = _ASCII if ascii else _LINES
     lines = []
