@@ -311,29 +311,44 @@ def _caches(files: SysFiles, cores: Sequence[tuple[int, ...]], online: frozenset
         within = core_of[cpu] == tuple(sorted(cpus))
         alike.append((i, size, len(cpus)) if within else (i, cpu))
         makes.setdefault(alike[-1], (i, cpu))
-    asked_of = [f"cpu{cpu}/cache/index{i}/{name}" for i, cpu in makes.values() for name in _DETAILS]
-    told = iter(files.read(asked_of))
-    details = {make: [next(told) for _ in _DETAILS] for make in makes}
+    details = dict(zip(makes, _details(files, makes.values()), strict=True))
     caches: dict[tuple[int, str, tuple[int, ...]], Cache] = {}
-    for at, ((i, cpu, cpus), make) in enumerate(zip(wanted, alike, strict=True)):
-        level, kind, line, ways = details[make]
-        if level is None or kind is None:
-            continue  # Arm's device trees may say who shares a cache, and not what it is
-        prefix = f"cpu{cpu}/cache/index{i}/"
-        if kind not in ("Data", "Instruction", "Unified"):
-            raise CpuError(f"{files.path(prefix + 'type')} says {kind!r}, not Data, Instruction or Unified")
-        size, number = texts[2 * at], texts[2 * at + 1]
-        cache = Cache(
-            level=files.number(prefix + "level", level),
-            kind=kind.lower(),
-            size=files.size(prefix + "size", size) if size else 0,
-            cpus=tuple(sorted(cpus)),
-            line=files.number(prefix + "coherency_line_size", line) if line else 0,
-            ways=files.number(prefix + "ways_of_associativity", ways) if ways else 0,
-            id=files.number(prefix + "id", number) if number else None,
-        )
-        caches.setdefault((cache.level, cache.kind, cache.cpus), cache)
+    for at, ((_, _, cpus), make) in enumerate(zip(wanted, alike, strict=True)):
+        told = details[make]
+        if told is not None:
+            level, kind, line, ways = told
+            size, number = texts[2 * at], texts[2 * at + 1]
+            cache = Cache(
+                level=level,
+                kind=kind,
+                size=files.size(names[2 * at], size) if size else 0,
+                cpus=tuple(sorted(cpus)),
+                line=line,
+                ways=ways,
+                id=files.number(names[2 * at + 1], number) if number else None,
+            )
+            caches.setdefault((level, kind, cache.cpus), cache)
     return tuple(caches[key] for key in sorted(caches))
+
+
+def _details(files: SysFiles, places: Iterable[tuple[int, int]]) -> Iterable[tuple[int, str, int, int] | None]:
+    """Level, kind, length of a line and ways of the caches at these indexes of CPUs. None: Arm's device trees may say
+    who shares a cache, and not what it is."""
+    names = [[f"cpu{cpu}/cache/index{i}/{name}" for name in _DETAILS] for i, cpu in places]
+    texts = iter(files.read(name for of_cache in names for name in of_cache))
+    for of_cache in names:
+        level, kind, line, ways = (next(texts) for _ in of_cache)
+        if level is None or kind is None:
+            yield None
+            continue
+        if kind not in ("Data", "Instruction", "Unified"):
+            raise CpuError(f"{files.path(of_cache[1])} says {kind!r}, not Data, Instruction or Unified")
+        yield (
+            files.number(of_cache[0], level),
+            kind.lower(),
+            files.number(of_cache[2], line) if line else 0,
+            files.number(of_cache[3], ways) if ways else 0,
+        )
 
 
 # ---- NUMA ------------------------------------------------------------------------------------------------------------

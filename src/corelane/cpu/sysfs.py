@@ -64,10 +64,12 @@ class SysFiles:
         if done < 0:
             raise CpuError(f"{self.directory} cannot be opened: {os.strerror(-done)}")
         texts: list[str | None] = []
-        data, start = bytes(ffi.buffer(text, sum(length for length in lengths[0:done] if length > 0))), 0
-        for name, length in zip(names, lengths[0:done], strict=False):
+        each = ffi.unpack(lengths, done)
+        # Latin-1 has a character for each byte, so that lengths stay what they are.
+        data, start = bytes(ffi.buffer(text, sum(length for length in each if length > 0))).decode("latin-1"), 0
+        for name, length in zip(names, each, strict=False):
             if length >= 0:
-                texts.append(data[start : start + length].decode("ascii", "backslashreplace").strip())
+                texts.append(data[start : start + length].strip())
                 start += length
             elif length in _MISSING:
                 texts.append(None)
