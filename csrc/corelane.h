@@ -19,6 +19,7 @@ extern "C" {
 #include "api/run.h"
 #include "api/batch.h"
 #include "api/machine.h"
+#include "api/notify.h"
 
 #ifdef __cplusplus
 }

@@ -30,6 +30,7 @@ API = [
     "csrc/api/run.h",
     "csrc/api/batch.h",
     "csrc/api/machine.h",
+    "csrc/api/notify.h",
 ]
 
 COMMON = [
@@ -55,6 +56,7 @@ COMMON = [
     "csrc/batch_step.c",
     "csrc/batch_pipeline.c",
     "csrc/machine.c",
+    "csrc/notify.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

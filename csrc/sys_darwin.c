@@ -319,6 +319,23 @@ int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns)
     return result_of(poll(fds, (nfds_t)count, ms > INT32_MAX ? INT32_MAX : (int)ms));
 }
 
+int64_t cl__sys_notify_open(void)
+{
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_notify_add(int fd, const char *path)
+{
+    (void)fd, (void)path;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_notify_remove(int fd, int watch)
+{
+    (void)fd, (void)watch;
+    return -ENOTSUP;
+}
+
 int64_t cl__max_rss_kib(const struct rusage *usage)
 {
     return usage->ru_maxrss / 1024;

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/ioctl.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -396,6 +397,21 @@ int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns)
 {
     struct timespec limit = {.tv_sec = timeout_ns / CL__NS_PER_S, .tv_nsec = timeout_ns % CL__NS_PER_S};
     return CALL(__NR_ppoll, fds, count, timeout_ns < 0 ? NULL : &limit, NULL);
+}
+
+int64_t cl__sys_notify_open(void)
+{
+    return CALL(__NR_inotify_init1, IN_NONBLOCK | IN_CLOEXEC, 0, 0, 0);
+}
+
+int64_t cl__sys_notify_add(int fd, const char *path)
+{
+    return CALL(__NR_inotify_add_watch, fd, path, IN_MODIFY, 0);
+}
+
+int64_t cl__sys_notify_remove(int fd, int watch)
+{
+    return CALL(__NR_inotify_rm_watch, fd, watch, 0, 0);
 }
 
 int64_t cl__max_rss_kib(const struct rusage *usage)

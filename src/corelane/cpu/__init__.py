@@ -15,21 +15,36 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.cpu.counting import available, budget, count, explain
     from corelane.cpu.hardware import topology
+    from corelane.cpu.limit import Budget, Limit
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
+    from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
+    from corelane.cpu.watch import Watch, watch_budget
 
 # One line a name, sorted; a type checker reads the imports above.
 _LATER = {
+    "Budget": "limit",
     "Cache": "model",
     "Core": "model",
     "Cpu": "model",
+    "Limit": "limit",
     "Node": "model",
+    "ThreadLimit": "thread_limits",
     "Topology": "model",
+    "Watch": "watch",
+    "available": "counting",
+    "budget": "counting",
+    "count": "counting",
+    "explain": "counting",
     "format_cpus": "lists",
     "format_mask": "lists",
+    "limit_threads": "thread_limits",
     "parse_cpus": "lists",
+    "thread_environment": "thread_limits",
     "topology": "hardware",
+    "watch_budget": "watch",
 }
 
 
@@ -48,4 +63,25 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-__all__ = ["Cache", "Core", "Cpu", "Node", "Topology", "format_cpus", "format_mask", "parse_cpus", "topology"]
+__all__ = [
+    "Budget",
+    "Cache",
+    "Core",
+    "Cpu",
+    "Limit",
+    "Node",
+    "ThreadLimit",
+    "Topology",
+    "Watch",
+    "available",
+    "budget",
+    "count",
+    "explain",
+    "format_cpus",
+    "format_mask",
+    "limit_threads",
+    "parse_cpus",
+    "thread_environment",
+    "topology",
+    "watch_budget",
+]

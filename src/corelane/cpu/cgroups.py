@@ -1,0 +1,176 @@
+"""Our cgroups: where the directories are whose files limit this process, from our own up to the top that we can see.
+
+Owns nothing: files are opened, read and closed. Knows version 1, version 2 and both at once, and what containers do to
+paths: mounts of a part of the tree, and namespaces, in which our own path may lead out of what is mounted. It reads no
+limit: `counting.py` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+
+from corelane.errors import CpuError
+
+__all__ = ["OWN", "Hierarchy", "hierarchies", "inside", "read"]
+
+OWN = "/proc/self/cgroup"
+_MOUNTS = "/proc/self/mountinfo"
+
+_WANTED = ("cpu", "cpuset")
+# ENODEV: the file is that of a cgroup which has been removed.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
+_DELETED = " (deleted)"  # what the kernel writes behind the path of a removed cgroup
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One tree of cgroups that we are in.
+
+    `directories` lead from ours to the top of what is mounted, with the root that they were looked for below.
+    `controllers` are those of "cpu" and "cpuset" that it may have. `problem` says why our own directory was not found;
+    the directories, if there are any, are then those above it.
+    """
+
+    version: int
+    controllers: frozenset[str]
+    path: str
+    directories: tuple[str, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    root: str
+    point: str
+    version: int
+    controllers: frozenset[str]
+
+
+def inside(root: str, path: str) -> str:
+    """The absolute `path` of the machine whose files are below `root`."""
+    return path if root == "/" else root.rstrip("/") + path
+
+
+def read(path: str) -> str | None:
+    """The text of a small file of the kernel's, or None where it is not there.
+
+    Raises:
+        CpuError: it is there and cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, _BLOCK)
+            if len(text) == _BLOCK:  # a table of mounts, or a list of CPUs with many holes
+                while more := os.read(fd, _BLOCK):
+                    text += more
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise CpuError(
+            f"{path} cannot be read ({error.strerror}): ask the administrator for the right to read it"
+        ) from None
+    return os.fsdecode(text)
+
+
+def hierarchies(root: str = "/") -> list[Hierarchy]:
+    """The trees with a cpu or cpuset controller that this process is in; none where there are no cgroups.
+
+    Args:
+        root: of a tree of files to read instead of the system's.
+
+    Raises:
+        CpuError: one of the two files in /proc is unreadable or malformed.
+    """
+    own, mounted = read(inside(root, OWN)), read(inside(root, _MOUNTS))
+    if own is None or mounted is None:
+        return []
+    mounts = _mounts(mounted, inside(root, _MOUNTS))
+    found = []
+    for line in own.splitlines():
+        fields = line.split(":", 2)
+        if len(fields) != 3 or not fields[2].startswith("/"):
+            raise CpuError(f"{inside(root, OWN)}: {line!r} is not of the form number:controllers:/path")
+        names, path = fields[1], fields[2]
+        version = 2 if fields[0] == "0" and not names else 1
+        controllers = frozenset(_WANTED if version == 2 else names.split(",")) & frozenset(_WANTED)
+        fit = [m for m in mounts if m.version == version and controllers & m.controllers]
+        if controllers and fit:
+            found.append(_locate(root, version, controllers, path, fit))
+        elif controllers and version == 1:
+            found.append(Hierarchy(version, controllers, path, (), "it is not mounted here"))
+    return found
+
+
+def _locate(root: str, version: int, controllers: frozenset[str], path: str, mounts: list[_Mount]) -> Hierarchy:
+    """Look for our cgroup through each mount of its hierarchy: one may show another part of the tree."""
+    best = None
+    for mount in mounts:
+        below, problem = _below(mount.root, path)
+        if below is None:
+            best = best or Hierarchy(version, controllers, path, (), problem)
+            continue
+        own = below
+        while below and not os.path.isdir(inside(root, mount.point + below)):
+            # Removed, or the mount shows less than it says. What is above limits us as well.
+            problem = f"its directory {own} is not below {mount.point}"
+            below = below.rpartition("/")[0]
+        steps = [step for step in below.split("/") if step]
+        chain = ["/".join([mount.point.rstrip("/"), *steps[:n]]) or "/" for n in range(len(steps), -1, -1)]
+        found = Hierarchy(version, controllers, path, tuple(inside(root, each) for each in chain), problem)
+        if not problem:
+            return found
+        if best is None or len(found.directories) > len(best.directories):
+            best = found
+    assert best is not None
+    return best
+
+
+def _below(top: str, path: str) -> tuple[str | None, str]:
+    """Our path below the mount's top, and what is wrong with it; None if nothing there limits us.
+
+    In a cgroup namespace both paths are told from the namespace's root: "/.." is above it.
+    """
+    if path.endswith(_DELETED):
+        path = path.removesuffix(_DELETED)
+    above = top.rstrip("/")
+    if path == above or path.startswith(above + "/"):
+        rest = path[len(above) :].rstrip("/")
+        if ".." not in rest.split("/"):
+            return rest, ""
+        return None, f"our path {path} lies outside of what is mounted ({top}), in a cgroup namespace"
+    steps = [step for step in top.split("/") if step]
+    if steps and all(step == ".." for step in steps) and path.count("..") < len(steps):
+        return "", f"how our path {path} goes on below the mount's top ({top}) is hidden by a cgroup namespace"
+    if ".." in path.split("/"):
+        return None, f"our path {path} lies outside of what is mounted ({top}), in a cgroup namespace"
+    # A container that is shown its own part of the tree only, while /proc tells another path.
+    return "", f"our path {path} is not below the mount's top ({top})"
+
+
+def _mounts(text: str, where: str) -> list[_Mount]:
+    found = []
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        kind = after.split(" ")
+        if kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        fields = before.split(" ")
+        if not separator or len(fields) < 6 or len(kind) < 3:
+            raise CpuError(f"{where}: {line!r} is no line of a table of mounts, see proc(5)")
+        version = 2 if kind[0] == "cgroup2" else 1
+        controllers = frozenset(_WANTED if version == 2 else kind[2].split(",")) & frozenset(_WANTED)
+        if controllers:
+            found.append(_Mount(_unescaped(fields[3]), _unescaped(fields[4]), version, controllers))
+    return found
+
+
+def _unescaped(field: str) -> str:
+    """Blanks, tabs, newlines and backslashes stand in the table as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
