@@ -142,28 +142,21 @@ class Slurm:
 
     def _daemon(self, name, *options):
         with open(self.directory / f"{name}.out.log", "wb") as log:
-            self._daemons.append(
-                subprocess.Popen(
-                    [name, *options],
-                    env=self.env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self.directory,
-                    start_new_session=True,
-                )  # fmt: skip
+            process = subprocess.Popen(
+                [name, *options],
+                env=self.env,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
+        self._daemons.append(process)
 
     def _is_idle(self):
+        state = ["sinfo", "--noheader", "--format=%T"]
         with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["sinfo", "--noheader", "--format=%T"],
-                env=self.env,
-                capture_output=True,
-                text=True,
-                timeout=5,
-                check=False,
-            )
+            done = subprocess.run(state, env=self.env, capture_output=True, text=True, timeout=5, check=False)
             return done.stdout.strip() == "idle"
         return False
 

@@ -163,12 +163,13 @@ def _bound(text: str, get: Callable[[str], str | None]) -> frozenset[int] | None
         if not local:
             raise _Malformed("which of its tasks this is cannot be told without SLURM_LOCALID")
         item = items[int(local[1]) % len(items)]
+    is_hex = item[:2] in ("0x", "0X")
+    if kind == "mask_cpu":
+        return _cpus(item if is_hex else "0x" + item)
     try:
-        if kind == "mask_cpu":
-            return frozenset(cpu_list("it", item if item[:2] in ("0x", "0X") else "0x" + item))
-        return frozenset(cpu_list("it", int(item, 16 if item[:2] in ("0x", "0X") else 10)))
-    except ValueError as error:
-        raise _Malformed(str(error)) from None
+        return _cpus(str(int(item, 16 if is_hex else 10)))
+    except ValueError:
+        raise _Malformed(f"{item!r} is no CPU") from None
 
 
 def _items(text: str) -> list[str]:

@@ -34,6 +34,7 @@ _NAMES = (
     "RAYON_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
+_DUPLICATES = "KMP_DUPLICATE_LIB_OK"  # which threadpoolctl sets when it is imported
 
 
 def thread_environment(n: int | None = None) -> dict[str, str]:
@@ -104,10 +105,13 @@ class ThreadLimit:
             raise
 
     def _limit_loaded(self) -> None:
+        duplicates = self._environ.get(_DUPLICATES)
         try:
             threadpoolctl = importlib.import_module("threadpoolctl")
         except ImportError:
             return
+        if self._environ.get(_DUPLICATES) != duplicates:
+            self.before[_DUPLICATES] = duplicates
         self._pools = threadpoolctl.threadpool_limits(self.n)
         found = threadpoolctl.threadpool_info()
         self.libraries = tuple(each["filepath"] for each in found if each["num_threads"] <= self.n)
