@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -184,6 +185,7 @@ def test_paths_in_namespaces_and_partial_mounts(tree, own, top, count):
     tree.cgroups(f"0::{own}\n", mount(top, V2, "cgroup2", "rw"))
     tree.write(f"{V2}/cpu.max", "200000 100000\n")
     tree.write(f"{V2}/x/cpu.max", "100000 100000\n")
+    tree.write(f"{V2}def/cpu.max", "100000 100000\n")
     found = tree.budget()
     assert found.count == count
     is_found = own in ("/../x", "/x (deleted)") and count == 1
@@ -366,6 +368,7 @@ def test_bindings_of_the_environment(tree, environ, cpus):
         ({"SLURM_CPU_BIND": "map_cpu:x"}, "'x' is no CPU"),
         ({"SLURM_CPU_BIND": "map_cpu:1*999999999"}, "neither a CPU"),
         ({"SLURM_CPU_BIND": "map_cpu:1*0"}, "neither a CPU"),
+        ({"SLURM_CPU_BIND": "map_cpu:1*65536,2"}, "neither a CPU"),
         ({"SLURM_CPU_BIND": "map_cpu:"}, "neither a CPU"),
         ({"SLURM_CPU_BIND": "map_cpu:99"}, "none of its CPUs"),
         ({"SLURM_CPU_BIND": "mask_cpu:0x0"}, "empty"),
@@ -414,6 +417,15 @@ def test_live_it_follows_the_affinity(no_grants):
     finally:
         os.sched_setaffinity(0, mask)
     assert cpu.available() == mask
+
+
+@needs_linux
+@pytest.mark.parametrize("online", ["0\n", "500-503\n"])
+def test_an_invented_list_of_those_online_takes_no_cpu(no_grants, monkeypatch, tmp_path, online):
+    """Containers are shown one that begins at 0, whatever their CPUs are; the affinity is the kernel's word."""
+    (tmp_path / "online").write_text(online)
+    monkeypatch.setattr("corelane.cpu.counting._ONLINE", str(tmp_path / "online"))
+    assert cpu.budget(environ={}).cpus == os.sched_getaffinity(0)
 
 
 @needs_linux
@@ -592,6 +604,53 @@ print(json.dumps([told, seen]))
 
 @needs_linux
 @needs_root
+def test_a_watch_hears_what_is_written_while_it_is_made(no_grants):
+    """We read no quota, somebody writes one, we begin to watch: we must look once more."""
+    code = """
+import json, os, sys
+from corelane import cpu
+import corelane.cpu.watch as module
+group = sys.argv[1]
+open(f"{group}/tasks", "w").write(str(os.getpid()))
+live = module.live
+def slow(thread):
+    found = live(thread)
+    if found.budget.quota is None:
+        with open(f"{group}/cpu.cfs_quota_us", "w") as quota:
+            quota.write("50000")
+    return found
+module.live = slow
+with cpu.watch_budget(print) as watch:
+    print(json.dumps(watch.budget.quota))
+"""
+    with cgroup_v1(CPU_V1) as group:
+        assert script(code, group) == 0.5
+
+
+@needs_linux
+@needs_root
+def test_a_watch_hears_of_a_real_cpuset(no_grants):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU only")
+    code = """
+import json, os, select, subprocess, sys
+from corelane import cpu
+group, last = sys.argv[1:]
+open(f"{group}/tasks", "w").write(str(os.getpid()))
+seen = []
+with cpu.watch_budget(lambda old, new: seen.append(sorted(new.cpus))) as watch:
+    subprocess.run(["sh", "-c", 'echo "$1" >"$0"', f"{group}/cpuset.cpus", last], check=True)
+    told = bool(select.select([watch], [], [], 5)[0])
+    watch.check()
+print(json.dumps([told, seen]))
+"""
+    last = max(os.sched_getaffinity(0))
+    with cgroup_v1(CPUSET_V1) as group:
+        assert script(code, group, last) == [True, [[last]]]
+
+
+@needs_linux
+@needs_root
 def test_a_real_cpuset(no_grants):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU only")
@@ -717,9 +776,12 @@ def test_a_callback_may_close_its_own_watch(no_grants, monkeypatch):
     if cpu.count() == 1:
         pytest.skip("there is one CPU only")
     before, threads = descriptors(), threading.active_count()
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
     watch = cpu.watch_budget(lambda old, new: watch.close(), poll=0.01)
     change(monkeypatch, 1)
     wait_until(lambda: threading.active_count() == threads, "the thread to end")
+    assert told == []
     assert descriptors() == before
 
 
@@ -802,3 +864,21 @@ print(json.dumps(asyncio.run(main())))
 """
     with cgroup_v1(CPU_V1) as group:
         assert script(code, group) == 0.5
+
+
+# ---- beside others ---------------------------------------------------------------------------------------------------
+
+COUNTS = Path(__file__).resolve().parent.parent / "benchmarks" / "counts.py"
+
+
+@pytest.mark.slow
+@needs_linux
+@pytest.mark.skipif(not COUNTS.exists(), reason="the benchmarks are not in this tree")
+def test_the_table_beside_others(no_grants):
+    """What the page says of corelane's column, measured anew; the row of Slurm has its own tests."""
+    argv = [sys.executable, str(COUNTS), "--json", "--without", "srun -c1"]
+    rows = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    assert rows["plain"]["corelane"] == cpu.count()
+    for name, row in rows.items():
+        assert name == "plain" or row["corelane"] in (1, None), rows
+    assert rows["plain"]["os.cpu_count"] == os.cpu_count()

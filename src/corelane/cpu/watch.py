@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch", "watch_budget"]
 
+_CLOSED = "this Watch is closed"
 _MOST_MS = 2**31 - 1  # that poll(2) counts
 _NO_SUCH_THING = (-errno.ENOTSUP, -errno.ENOSYS)
 _LIMITS = {
@@ -96,7 +97,8 @@ class Watch:
             NotSupported: the platform has no such thing; use poll=, or call `check` now and then.
             ValueError: it is closed.
         """
-        self._check_open()
+        if self._is_closed:
+            raise ValueError(_CLOSED)
         if self._notify.fd < 0:
             raise NotSupported("this platform does not tell of changed limits: use watch_budget(poll=...)")
         return int(self._notify.fd)
@@ -110,13 +112,10 @@ class Watch:
         Raises:
             CpuError: as `budget`. ValueError: it is closed. What the callback raises.
         """
-        with self._lock:
-            self._check_open()
-            # First this, then the files: what is written in between makes the descriptor readable again.
-            if self._notify.fd >= 0 and os.getpid() == self._pid:
-                lib.cl_notify_drain(self._notify)
-            old, self.budget = self.budget, self._armed().budget
-            new = self.budget
+        found = self._look()
+        if found is None:
+            raise ValueError(_CLOSED)
+        old, new = found
         if (old.cpus, old.quota, old.count) == (new.cpus, new.quota, new.count):
             return False
         self._callback(old, new)
@@ -142,9 +141,16 @@ class Watch:
     def __repr__(self) -> str:
         return f"<Watch of {self.budget}{', closed' if self._is_closed else ''}>"
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ValueError("this Watch is closed")
+    def _look(self) -> tuple[Budget, Budget] | None:
+        """The budget as it was and as it is; None if this is closed."""
+        with self._lock:
+            if self._is_closed:
+                return None
+            # First this, then the files: what is written in between makes the descriptor readable again.
+            if self._notify.fd >= 0 and os.getpid() == self._pid:
+                lib.cl_notify_drain(self._notify)
+            old, self.budget = self.budget, self._armed().budget
+            return old, self.budget
 
     def _close_files(self) -> None:
         lib.cl_opened_close(self._notify)
@@ -202,8 +208,8 @@ class Watch:
                     if str(error) != told:  # a file that stays malformed is told of once, not every time
                         told = str(error)
                         self._tell()
-                except BaseException:
-                    if not self._is_closed:  # else it is `check` that says so
+                except BaseException as error:
+                    if not (self._is_closed and error.args == (_CLOSED,)):
                         self._tell()
         finally:
             with self._lock:
