@@ -1,8 +1,8 @@
 """Our cgroups: where the directories are whose files limit this process, from our own up to the top that we can see.
 
-Owns nothing: files are opened, read and closed. Knows version 1, version 2 and both at once, and what containers do to
-paths: mounts of a part of the tree, and namespaces, in which our own path may lead out of what is mounted. It reads no
-limit: `counting.py` does.
+Owns nothing: a file is opened, read and closed in one call of the core, which no signal can come between. Knows version
+1, version 2 and both at once, and what containers do to paths: mounts of a part of the tree, and namespaces, in which
+our own path may lead out of what is mounted. It reads no limit: `counting.py` does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from corelane._ffi import ffi, lib
 from corelane.errors import CpuError
 
 __all__ = ["OWN", "Hierarchy", "hierarchies", "inside", "read"]
@@ -23,7 +24,8 @@ _WANTED = ("cpu", "cpuset")
 # ENODEV: the file is that of a cgroup which has been removed.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
 _DELETED = " (deleted)"  # what the kernel writes behind the path of a removed cgroup
-_BLOCK = 4096
+_ROOM = 4096
+_new_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +63,20 @@ def read(path: str) -> str | None:
     Raises:
         CpuError: it is there and cannot be read.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(fd, _BLOCK)
-            if len(text) == _BLOCK:  # a table of mounts, or a list of CPUs with many holes
-                while more := os.read(fd, _BLOCK):
-                    text += more
-        finally:
-            os.close(fd)
-    except OSError as error:
-        if error.errno in _ABSENT:
+    name, size = os.fsencode(path), _ROOM
+    while True:
+        room = _new_room("char[]", size)
+        got = lib.cl_read_file(name, room, size)
+        if got == -errno.EINTR:
+            continue  # whatever handler there is for that signal has run by now
+        if -got in _ABSENT:
             return None
-        raise CpuError(
-            f"{path} cannot be read ({error.strerror}): ask the administrator for the right to read it"
-        ) from None
-    return os.fsdecode(text)
+        if got < 0:
+            why = os.strerror(-got)
+            raise CpuError(f"{path} cannot be read ({why}): ask the administrator for the right to read it")
+        if got < size:
+            return os.fsdecode(ffi.unpack(room, got))
+        size *= 8  # a table of mounts, or a list of CPUs with many holes
 
 
 def hierarchies(root: str = "/") -> list[Hierarchy]:
