@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from helpers import descriptors, needs_linux, script, wait_until
 
-import corelane.cpu as cpu
+from corelane import cpu
+from corelane.cpu import counting
 from corelane.errors import CpuError
 
 _numbers = itertools.count()
@@ -237,6 +238,36 @@ def test_a_cpuset_that_shares_nothing_with_the_affinity_is_ignored(tree):
 def test_an_affinity_that_is_none(tree, affinity):
     with pytest.raises(ValueError, match="cpus"):
         tree.budget(affinity=affinity)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (f"{V2}/a/cpu.max", "100000 100000\n"),  # a parent gives the controller out, and the files come
+        (f"{V2}/cpu.max", "100000 100000\n"),
+        (f"{V2}/a/cpuset.cpus.effective", "0-1\n"),
+        (f"{V2}/cpuset.cpus.effective", "0-2\n"),
+        ("/proc/self/cgroup", "0::/b\n"),
+    ],
+)
+def test_what_makes_a_kept_budget_stale(tree, name, text):
+    tree.cgroups("0::/a\n", mount("/", V2, "cgroup2", "rw"))
+    tree.write(f"{V2}/a/cgroup.type", "domain\n")
+    tree.write(f"{V2}/cpuset.cpus.effective", "0-7\n")
+    kept = counting._evaluate(str(tree.path), {}.get, None, None, False)
+    assert counting.is_current(kept)
+    tree.write(name, text)
+    assert not counting.is_current(kept)
+
+
+def test_a_container_that_may_be_given_a_controller(tree):
+    tree.cgroups("0::/\n", mount("/", V2, "cgroup2", "rw"))
+    tree.write(f"{V2}/cgroup.type", "domain\n")
+    tree.write(f"{V2}/cgroup.controllers", "memory\n")
+    kept = counting._evaluate(str(tree.path), {}.get, None, None, False)
+    assert counting.is_current(kept)
+    tree.write(f"{V2}/cgroup.controllers", "cpu memory\n")
+    assert not counting.is_current(kept)
 
 
 # ---- malformed and unreadable ----------------------------------------------------------------------------------------
@@ -765,6 +796,20 @@ def test_a_callback_that_raises_in_the_thread_is_told_of_and_the_thread_goes_on(
         change(monkeypatch, 1)
         wait_until(lambda: len(told) == 2, "the second call")
     assert [str(error) for error in told] == ["from the callback"] * 2
+
+
+def test_a_file_that_stays_malformed_is_told_of_once(no_grants, monkeypatch):
+    told, looks = [], []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_value))
+    with cpu.watch_budget(print, poll=0.001):
+
+        def malformed(thread):
+            looks.append(thread)
+            raise CpuError("cpu.max: 'x' is no quota")
+
+        monkeypatch.setattr("corelane.cpu.watch.live", malformed)
+        wait_until(lambda: len(looks) > 3, "the thread to look a few times")
+    assert len(told) == 1
 
 
 def test_a_callback_that_raises_in_check_raises_there(no_grants, monkeypatch):

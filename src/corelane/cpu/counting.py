@@ -114,17 +114,21 @@ def live(thread: int = 0) -> Evaluation:
     """
     key = _key(thread)
     last = _kept.get(key)
-    if last is not None:
-        try:
-            if all(read(path) == text for path, text in last.texts.items()):
-                return last
-        except CpuError:
-            pass  # an evaluation says it better
+    if last is not None and is_current(last):
+        return last
     found = _evaluate("/", os.environ.get, _option(), None, False, key)
     if len(_kept) >= _MOST_KEPT:
         _kept.clear()
     _kept[key] = found
     return found
+
+
+def is_current(evaluation: Evaluation) -> bool:
+    """Whether the files that it was made of have not changed."""
+    try:
+        return all(read(path) == text for path, text in evaluation.texts.items())
+    except CpuError:
+        return False  # an evaluation says it better
 
 
 def _key(thread: int) -> tuple[Any, ...]:
