@@ -514,6 +514,32 @@ def test_pythons_own_setting_limits():
     assert subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
+def test_pythons_own_variable_is_not_looked_at_under_isolation():
+    code = "from corelane import cpu; print('PYTHON_CPU_COUNT' in cpu.explain())"
+    environ = {**os.environ, "PYTHON_CPU_COUNT": "1"}
+    for option, looks in (("-E", "False"), ("-B", "True")):
+        argv = [sys.executable, option, "-c", "import sys; sys.path[:0] = sys.argv[1:]; " + code, *sys.path]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == looks
+
+
+def test_a_variable_that_changes_while_we_read_spoils_nothing(no_grants, monkeypatch):
+    """We look at the variables, another thread sets one, we evaluate with it, and it is unset again."""
+    before = cpu.count()
+    evaluate = counting._evaluate
+
+    def set_late(*arguments):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(counting, "_kept", {})
+    monkeypatch.setattr(counting, "_evaluate", set_late)
+    assert cpu.count() == 1
+    monkeypatch.setattr(counting, "_evaluate", evaluate)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert cpu.count() == before
+
+
 def test_nothing_changed_is_nothing_read_anew(no_grants):
     """The same object: the files were compared, not parsed again; and no descriptor is kept."""
     before = descriptors()

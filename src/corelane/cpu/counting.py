@@ -117,9 +117,10 @@ def live(thread: int = 0) -> Evaluation:
     if last is not None and is_current(last):
         return last
     found = _evaluate("/", os.environ.get, _option(), None, False, key)
-    if len(_kept) >= _MOST_KEPT:
-        _kept.clear()
-    _kept[key] = found
+    if _key(thread) == key:  # else another thread has changed a variable, and what was found is not of this key
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        _kept[key] = found
     return found
 
 
@@ -144,8 +145,8 @@ _STORED_NAMES = tuple(name.encode() for name in granted.NAMES)
 
 
 def _option() -> object:
-    """Of `python -X cpu_count=`."""
-    return sys._xoptions.get("cpu_count")
+    """Of `python -X cpu_count=`; under -E and -I Python looks at none of its variables, and neither do we."""
+    return sys._xoptions.get("cpu_count", "default" if sys.flags.ignore_environment else None)
 
 
 # ---- reading it all --------------------------------------------------------------------------------------------------
