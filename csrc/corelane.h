@@ -20,6 +20,7 @@ extern "C" {
 #include "api/batch.h"
 #include "api/machine.h"
 #include "api/notify.h"
+#include "api/measure.h"
 
 #ifdef __cplusplus
 }

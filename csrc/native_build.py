@@ -31,6 +31,7 @@ API = [
     "csrc/api/batch.h",
     "csrc/api/machine.h",
     "csrc/api/notify.h",
+    "csrc/api/measure.h",
 ]
 
 COMMON = [
@@ -57,6 +58,7 @@ COMMON = [
     "csrc/batch_pipeline.c",
     "csrc/machine.c",
     "csrc/notify.c",
+    "csrc/measure.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
