@@ -14,6 +14,7 @@ __all__ = ["program"]
 _COMMANDS = {
     "batch": ("corelane.cli.batch", "batch"),
     "bench": ("corelane.cli.bench.command", "bench"),
+    "doctor": ("corelane.cli.doctor", "doctor"),
     "run": ("corelane.cli.run", "run"),
     "topology": ("corelane.cli.topology", "topology"),
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.cpu.counting import available, budget, count, explain
+    from corelane.cpu.doctor import Advice, Cost, Diagnosis, Evidence, Finding, diagnose
     from corelane.cpu.hardware import topology
     from corelane.cpu.limit import Budget, Limit
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 # One line a name, sorted; a type checker reads the imports above.
 _LATER = {
+    "Advice": "doctor",
     "Budget": "limit",
     "Cache": "model",
     "Core": "model",
+    "Cost": "doctor",
     "Cpu": "model",
+    "Diagnosis": "doctor",
+    "Evidence": "doctor",
+    "Finding": "doctor",
     "Limit": "limit",
     "Node": "model",
     "ThreadLimit": "thread_limits",
@@ -37,6 +43,7 @@ _LATER = {
     "available": "counting",
     "budget": "counting",
     "count": "counting",
+    "diagnose": "doctor",
     "explain": "counting",
     "format_cpus": "lists",
     "format_mask": "lists",
@@ -64,10 +71,15 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Advice",
     "Budget",
     "Cache",
     "Core",
+    "Cost",
     "Cpu",
+    "Diagnosis",
+    "Evidence",
+    "Finding",
     "Limit",
     "Node",
     "ThreadLimit",
@@ -76,6 +88,7 @@ __all__ = [
     "available",
     "budget",
     "count",
+    "diagnose",
     "explain",
     "format_cpus",
     "format_mask",
