@@ -115,7 +115,9 @@ class Diagnosis:
         return {
             "root": self.root,
             "measured": self.measured,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [
+                {**asdict(finding), "evidence": [*map(asdict, finding.evidence)]} for finding in self.findings
+            ],
         }
 
     def __str__(self) -> str:
@@ -167,7 +169,7 @@ def diagnose(root: str | os.PathLike[str] = "/", *, measure: bool = True) -> Dia
         ValueError: `root` is no directory. TypeError: it is no path.
         NotSupported: this system is no Linux, and so has nothing to read at /.
     """
-    where = os.fspath(root)
+    where = os.fspath(root) if isinstance(root, (str, os.PathLike)) else None
     if not isinstance(where, str):
         raise TypeError(f"root must be a path in text, not {root!r}")
     if not isinstance(measure, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from corelane.cpu.doctor import Advice, Cost
 from corelane.cpu.doctor_host import Group, Look, Unread, cpu_groups
@@ -56,10 +57,11 @@ def quota(look: Look) -> Finding:
             held, time_us, where = times, took, group
     if where is None:
         return look.ok("a quota is set, and was never used up" if limited else "no CPU quota holds us")
-    lift = "echo max > {}/cpu.max" if where.version == 2 else "echo -1 > {}/cpu.cfs_quota_us"
+    value, file = ("max", "cpu.max") if where.version == 2 else ("-1", "cpu.cfs_quota_us")
+    command = f"echo {value} > {shlex.quote(f'{where.directory}/{file}')}"
     return look.costs(
         "a cgroup of ours was held until the next period because its CPU quota was used up",
-        Advice(lift.format(where.directory), but="or start fewer threads: cpu.budget() has the quota"),
+        Advice(command, but="or start fewer threads: cpu.budget() has the quota"),
         Cost(time_us / held / 1e3, "ms", f"each of {held:,} times"),
     )
 
