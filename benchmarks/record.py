@@ -128,6 +128,36 @@ def end_to_end_tables(sections: dict[str, Any]) -> Iterator[str]:
         yield from table(["", f"p50 {unit}", f"vs {floor}"], rows)
 
 
+def cpu_tables(sections: dict[str, Any]) -> Iterator[str]:
+    """Affinity, topology, plans and load: each beside the first of its rows."""
+    for key, one in sections.items():
+        if not key.startswith("cpu_") or not one["contenders"]:
+            continue
+        yield f"**{one['title']}**\n"
+        floor = one["contenders"].get(one["floor"])
+        rows = [
+            [each["label"], number(each["p50_us"], 2), number(each["ratio_to_floor"], 2, "x")]
+            for each in one["contenders"].values()
+        ]
+        yield from table(["", "p50 us", f"vs {floor['label']}" if floor else "-"], rows)
+
+
+def tail_tables(tails: dict[str, Any]) -> Iterator[str]:
+    """The ping-pong."""
+    for one in tails.values():
+        yield f"**{one['title']}** (us, there and back)\n"
+        rows = []
+        for each in one["placements"].values():
+            shares = each["percentiles_us"]
+            row = [
+                each["label"],
+                *(number(shares[name]) for name in ("50", "99", "99.9")),
+                number(each["longest_us"], 0),
+            ]
+            rows.append([*row, number(each["gain_at_99.9"], 1, "x")])
+        yield from table(["", "p50", "p99", "p99.9", "longest", "plain's p99.9 is"], rows)
+
+
 def comparison_tables(comparisons: dict[str, Any]) -> Iterator[str]:
     """Options and strategies."""
     for one in comparisons.values():
@@ -191,6 +221,8 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from many_tables(report["sections"], published)
     yield from together_table(report["sections"], published)
     yield from end_to_end_tables(report["sections"])
+    yield from cpu_tables(report["sections"])
+    yield from tail_tables(report.get("tails", {}))
     yield from comparison_tables(report["comparisons"])
     yield from curve_tables(report["curves"])
     yield from import_table(report["sections"])

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from corelane.cli.bench.report import Comparison, Curve, Report, Section
+from corelane.cli.bench.report import Comparison, Curve, Report, Section, Tail
 
 OUTLIER = 6.0
 OURS, OTHERS, FLOOR = "#1b7f5c", "#8a94a3", "#3a4a5f"
@@ -91,6 +91,36 @@ def _curve(plot: Any, curve: Curve, caption: str, path: Path) -> Path:
     return _save(plot, figure, path)
 
 
+def _tail(plot: Any, tail: Tail, caption: str, path: Path) -> Path:
+    """A line per placement: latency, logarithmic, against the share of samples that are faster, in nines."""
+    figure, axes = plot.subplots(figsize=(9, 5))
+    greys, greens = (
+        iter(("#8a94a3", "#3a4a5f")),
+        iter(("#c9b458", "#d98c3f", "#9fd0b5", "#4fae86", "#2b8f68", "#0d5c3d")),
+    )
+    fewest = min(len(one.samples) for one in tail.series.values())
+    shares = [0.0] + [1 - 10 ** (-step / 20) for step in range(1, 81) if 10 ** (step / 20) <= fewest / 10]
+    for key, one in tail.series.items():
+        colour = next(greys) if key == "alone" else "#c0392b" if key == tail.floor else next(greens)
+        ordered = sorted(one.samples)
+        values = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1e3 for share in shares]
+        label = f"{one.contender.label} (p99.9 {ordered[int(0.999 * len(ordered))] / 1e3:,.0f} us)"
+        style = "--" if key == "alone" else "-"
+        axes.plot([1 / (1 - share) for share in shares], values, style, color=colour, linewidth=2, label=label)
+    axes.set(xscale="log", yscale="log", title=tail.title, ylabel="microseconds, there and back")
+    ticks = [share for share in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999) if share <= shares[-1] + 1e-9]
+    axes.set_xticks([1 / (1 - share) for share in ticks], [f"{100 * share:g}%" for share in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(f"of all samples are faster\n{caption}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _save(plot, figure, path)
+
+
+def _picture(section: Section) -> str:
+    return section.key if section.key.startswith("cpu_") else f"spawn_{section.key}"
+
+
 def draw(report: Report, directory: Path) -> list[Path]:
     """Writes one PNG for each table and curve into `directory` (made where missing); returns their paths.
 
@@ -99,7 +129,8 @@ def draw(report: Report, directory: Path) -> list[Path]:
     plot = _plot()
     directory.mkdir(parents=True, exist_ok=True)
     caption = f"{report.machine.get('CPU', '')}, {report.machine.get('kernel', '')}"
-    drawn = [_section(plot, one, caption, directory / f"spawn_{one.key}.png") for one in report.sections]
+    drawn = [_section(plot, one, caption, directory / f"{_picture(one)}.png") for one in report.sections]
     drawn += [_comparison(plot, one, caption, directory / f"{one.key}.png") for one in report.comparisons]
     drawn += [_curve(plot, one, caption, directory / f"{one.key}.png") for one in report.curves]
+    drawn += [_tail(plot, one, caption, directory / f"{one.key}.png") for one in report.tails]
     return drawn

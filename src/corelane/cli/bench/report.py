@@ -4,10 +4,11 @@ Owns no resource. Everything here can be written as JSON and read by table.py an
 measures or prints.
 """
 
+import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from corelane.cli.bench.protocol import Series
+from corelane.cli.bench.protocol import Series, percentile
 
 
 @dataclass
@@ -121,6 +122,40 @@ class Curve:
         }
 
 
+@dataclass
+class Tail:
+    """Latencies under contention, by how they were placed: what counts is how long the longest are."""
+
+    key: str
+    title: str
+    floor: str
+    """Key of the series without any placement."""
+    series: dict[str, Series]
+
+    SHARES: ClassVar[tuple[float, ...]] = (0.5, 0.9, 0.99, 0.999, 0.9999)
+
+    def gain(self, key: str, share: float) -> float:
+        """How many times as long it takes without a placement, at this percentile: the median of the per-round
+        ratios.
+        """
+        pairs = zip(self.series[self.floor].rounds, self.series[key].rounds, strict=True)
+        return statistics.median(percentile(a.samples, share) / percentile(b.samples, share) for a, b in pairs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report; times in microseconds."""
+        rows = {
+            key: {
+                "label": one.contender.label,
+                "samples": len(one.samples),
+                "percentiles_us": {f"{100 * share:g}": percentile(one.samples, share) / 1e3 for share in self.SHARES},
+                "longest_us": max(one.samples) / 1e3,
+                "gain_at_99.9": self.gain(key, 0.999),
+            }
+            for key, one in self.series.items()
+        }
+        return {"title": self.title, "floor": self.floor, "placements": rows}
+
+
 @dataclass(frozen=True)
 class Target:
     """A promise and what came of it. `at_most` says in which direction `bound` holds; `measured` None: not
@@ -166,6 +201,7 @@ class Report:
     sections: list[Section] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    tails: list[Tail] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -181,6 +217,7 @@ class Report:
             "sections": {section.key: section.as_dict() for section in self.sections},
             "comparisons": {comparison.key: comparison.as_dict() for comparison in self.comparisons},
             "curves": {curve.key: curve.as_dict() for curve in self.curves},
+            "tails": {tail.key: tail.as_dict() for tail in self.tails},
             "targets": [target.as_dict() for target in self.targets],
             "notices": self.notices,
         }

@@ -13,7 +13,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corelane.cli.bench import curves, imports, jobs, machine, many, options, pictures, pipelines, spawn, table
+from corelane.cli.bench import cpu as cpus
+from corelane.cli.bench import (
+    curves,
+    imports,
+    jobs,
+    machine,
+    many,
+    options,
+    pictures,
+    pingpong,
+    pipelines,
+    spawn,
+    table,
+)
 from corelane.cli.bench.contenders import Available
 from corelane.cli.bench.report import Report
 
@@ -108,6 +121,21 @@ def _jobs(available: Available, quick: bool, watch: table.Watcher, report: Repor
         watch.show(table.section_table(section, None, watch.console, floor_name="xargs"))
 
 
+def _cpu(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
+    found = cpus.sections(available, cpus.QUICK if quick else cpus.FULL, watch)
+    report.sections += found
+    report.targets += cpus.targets(found)
+    for section in found:
+        floor = section.series.get(section.floor)
+        floor_name = floor.contender.label.split(",")[0].split("(")[0] if floor else "-"
+        watch.show(table.section_table(section, None, watch.console, floor_name=floor_name))
+    tail = pingpong.tail(available, pingpong.QUICK if quick else pingpong.FULL, watch)
+    if tail is not None:
+        report.tails.append(tail)
+        report.targets += pingpong.targets(tail)
+        watch.show(table.tail_table(tail, watch.console))
+
+
 _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = {
     "spawn": _spawn,
     "options": _options,
@@ -118,6 +146,7 @@ _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = 
     "many": _many,
     "pipelines": _pipelines,
     "jobs": _jobs,
+    "cpu": _cpu,
 }
 
 SUBJECTS = tuple(_MEASURE)
@@ -126,7 +155,7 @@ SUBJECTS = tuple(_MEASURE)
 QUICK_SUBJECTS = ("spawn", "options", "import")
 """What a quick run measures unless told otherwise."""
 
-UNPINNED = ("spawn", "many", "pipelines", "jobs")
+UNPINNED = ("spawn", "many", "pipelines", "jobs", "cpu")
 """What is measured as the scheduler likes, for that is what callers get. The other subjects look for a few
 microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they keep to one CPU.
 """

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from corelane.cli.bench.protocol import Series
+from corelane.cli.bench.protocol import Series, percentile
 from corelane.cli.bench.published import ALL_100, AT_100, SEQUENTIAL, START_UP_US
-from corelane.cli.bench.report import Comparison, Curve, Report, Section, Target
+from corelane.cli.bench.report import Comparison, Curve, Report, Section, Tail, Target
 
 NARROW, BAR_NARROW, BAR_WIDE = 100, 9, 24
 """Below NARROW columns a bar has BAR_NARROW cells at most, else BAR_WIDE."""
@@ -94,7 +94,8 @@ def _grid(title: str, *columns: str) -> Table:
 
 
 def _us(nanoseconds: float) -> str:
-    return f"{nanoseconds / 1e3:,.1f}" if nanoseconds < 1e6 else f"{nanoseconds / 1e3:,.0f}"
+    digits = 2 if nanoseconds < 1e4 else 1 if nanoseconds < 1e6 else 0
+    return f"{nanoseconds / 1e3:,.{digits}f}"
 
 
 def _times(ratio: float | None) -> str:
@@ -238,6 +239,19 @@ def curve_table(curve: Curve, console: Console) -> Table:
         cells = [*(_us(point.p50) for point in line), f"{growth:,.2f}x", f"{by:+,.1f}"]
         cells += [] if narrow else [bar(growth, most, console)]
         table.add_row(label, *cells, style="bold green" if line[0].contender.ours else "")
+    return table
+
+
+def tail_table(tail: Tail, console: Console) -> Table:
+    """Percentiles of each placement; the last figure is how many times as long it takes without one, at p99.9."""
+    columns = ["", "p50 us", "p99 us", "p99.9 us", "longest", "p99.9: plain is", ""]
+    table = _grid(tail.title, *columns)
+    p999 = {key: percentile(one.samples, 0.999) for key, one in tail.series.items()}
+    most = max(p999.values())
+    for key, one in tail.series.items():
+        cells = [_us(one.p50), _us(one.p99), _us(p999[key]), _us(max(one.samples)), _times(tail.gain(key, 0.999))]
+        style = "dim" if key == "alone" else "" if key == tail.floor else "bold green"
+        table.add_row(one.contender.label, *cells, bar(p999[key], most, console), style=style)
     return table
 
 

@@ -37,11 +37,12 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True)
 class Native:
-    """Programs in C: two children, and the baseline server that spawns them."""
+    """Programs in C: two children, the baseline server that spawns them, and who takes part in the ping-pong."""
 
     tiny: Path
     tiny_out: Path
     floor: Path
+    pingpong: Path
 
 
 def _directory(variable: str, in_checkout: str, beside: str) -> Path | None:
@@ -119,7 +120,7 @@ def _compile_child(cc: Sequence[str], output: Path, source: Path) -> None:
 
 
 def build_native(notice: Notice) -> Native | None:
-    """Builds tiny, tiny_out and spawn_floor; None, with a notice, where they cannot be had."""
+    """Builds tiny, tiny_out, spawn_floor and pingpong; None, with a notice, where they cannot be had."""
     directory = _directory("CORELANE_BENCH_C", "c", "c")
     cc = compiler()
     if directory is None or cc is None:
@@ -134,10 +135,11 @@ def build_native(notice: Notice) -> Native | None:
         _compile_child(cc, cache / "tiny_out", directory / "tiny_out.c")
         floor_sources = [directory / "spawn_floor.c", *sorted(directory.glob(f"floor_*{platform}.c"))]
         _compile(cc, ["-pthread"], cache / "spawn_floor", floor_sources)
+        _compile(cc, [], cache / "pingpong", [directory / "pingpong.c"])
     except (BuildFailed, OSError) as error:
         notice(f"the raw C baseline does not build: {error}")
         return None
-    return Native(cache / "tiny", cache / "tiny_out", cache / "spawn_floor")
+    return Native(cache / "tiny", cache / "tiny_out", cache / "spawn_floor", cache / "pingpong")
 
 
 def _build_crates(directory: Path, cache: Path) -> dict[str, Path]:
