@@ -98,7 +98,7 @@ def test_a_round_of_ping_pong(available):
     program = str(available.native.pingpong)
     place = {"cpus": {max(os.sched_getaffinity(0))}}
     one = pingpong.play(program, pingpong.Placement("x", "x", place, place, {}), 40)
-    assert len(one.samples) > 10
+    assert one.samples
     assert 0 < min(one.samples) <= max(one.samples) <= one.wall
     assert descriptors() == before
     assert not us.children()

@@ -3,7 +3,7 @@
  *   cc -O2 -std=gnu11 -o pingpong pingpong.c
  *
  *   pingpong pong                   descriptor 0 is a socket: send back each byte, until its end
- *   pingpong ping MS GAP_US         for MS milliseconds: wait GAP_US, send a byte through the socket 0, wait for it; then
+ *   pingpong ping MS GAP_US         for MS milliseconds, but once at least: wait GAP_US, send a byte through the socket 0, wait for it; then
  *                                   write how long each took to stdout, as 64-bit numbers of nanoseconds
  *   pingpong busy                   run, for ever: a neighbour. It wants a few MiB of cache as well
  *
@@ -68,20 +68,22 @@ static void pause_for(int64_t ns)
 
 static int ping(int64_t span_ns, int64_t gap_ns)
 {
-	int64_t *samples = malloc(MOST_SAMPLES * sizeof *samples), until = now_ns() + span_ns;
+	int64_t *samples = malloc(MOST_SAMPLES * sizeof *samples), until, start;
 	size_t count = 0;
 	char byte = 'x';
 
 	if (!samples)
 		fail("malloc");
 	memset(samples, 0, MOST_SAMPLES * sizeof *samples); /* page faults are none of its business */
-	for (int64_t start; (start = now_ns()) < until && count < MOST_SAMPLES; count++) {
+	until = now_ns() + span_ns;
+	do {
+		start = now_ns();
 		send_back(byte);
 		if (!receive(&byte))
 			return 1;
-		samples[count] = now_ns() - start;
+		samples[count++] = now_ns() - start;
 		pause_for(gap_ns);
-	}
+	} while (now_ns() < until && count < MOST_SAMPLES);
 	return fwrite(samples, sizeof *samples, count, stdout) != count || fflush(stdout);
 }
 
