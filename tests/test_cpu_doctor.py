@@ -232,6 +232,22 @@ def test_shapes_of_hosts(one, name, host, changes, status, text):
     assert (found.status, text in found.text) == (status, True), found
 
 
+def test_from_linux_6_12_on_it_is_the_fair_server(one):
+    """The old files are still there, and say nothing any more."""
+    new = {**GOOD, "proc/sys/kernel/osrelease": "6.12.0\n"}
+    server = "sys/kernel/debug/sched/fair_server"
+    hidden = one("rt-throttling", new)
+    assert (hidden.status, f"{server}: No such file" in hidden.text) == ("unknown", True)
+    on = {f"{server}/cpu0/runtime": "0", f"{server}/cpu1/runtime": "50000000"}
+    on |= {f"{server}/cpu{number}/period": "1000000000" for number in (0, 1)}
+    found = one("rt-throttling", new, on)
+    assert found.cost == cpu.Cost(50.0, "ms", "of each 1000 ms, at most")
+    assert found.advice.command == f"echo 0 | tee /{server}/cpu*/runtime"
+    assert one("rt-throttling", new, {**on, f"{server}/cpu1/runtime": "0"}).status == "ok"
+    odd = one("rt-throttling", new, {**on, f"{server}/cpu1/period": "often"})
+    assert (odd.status, f"{server}/cpu1/period holds 'often'" in odd.text) == ("unknown", True)
+
+
 def test_siblings_tell_of_smt_where_the_kernel_is_older(one):
     bare = {name: text for name, text in GOOD.items() if not name.startswith(f"{CPU}/smt/")}
     for siblings, status in (("0-1", "costs"), ("0,2", "costs"), ("0", "ok")):
@@ -451,7 +467,7 @@ def test_each_file_of_this_machine_is_read_whole():
     found = cpu.diagnose(measure=False)
     assert not found.measured
     assert [each for each in found.of("unknown") if "allocate" in each.text] == []
-    assert found["rt-throttling"].status != "unknown" or not Path("/proc/sys/kernel/sched_rt_runtime_us").exists()
+    assert found["autogroup"].status != "unknown" or not Path("/proc/sys/kernel/osrelease").exists()
 
 
 def test_the_report_has_all_of_it(tree):

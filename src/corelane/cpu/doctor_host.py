@@ -12,13 +12,15 @@ import zlib
 from dataclasses import dataclass
 
 from corelane.cpu.doctor import COSTS, OK, UNKNOWN, Advice, Cost, Evidence, Finding
-from corelane.cpu.lists import parse_cpus
+from corelane.cpu.lists import format_cpus, parse_cpus
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
-    from corelane.cpu.doctor_measures import Figures
+    from corelane.cpu.doctor_measures import Figures, Spread
 
-__all__ = ["Group", "Host", "Look", "Unread"]
+__all__ = ["CPU", "Group", "Host", "Look", "Unread", "cpu_groups", "spread_cost", "to_isolate"]
+
+CPU = "/sys/devices/system/cpu"
 
 _MOST_BYTES = 4 << 20  # more than any file here has
 _AT_ONCE = 1 << 16  # for megabytes, /proc/sys answers ENOMEM
@@ -159,7 +161,7 @@ class Look:
 
     def online(self) -> frozenset[int]:
         """The CPUs that take work."""
-        name = "/sys/devices/system/cpu/online"
+        name = f"{CPU}/online"
         cpus = self.cpus(name)
         if not cpus:
             raise self.odd(name, "", "a list of CPUs")
@@ -187,6 +189,16 @@ class Look:
 
     def unknown(self, text: str) -> Finding:
         return self._finding(UNKNOWN, text)
+
+
+def spread_cost(figure: Spread, what: str) -> Cost:
+    """What was measured several times, by its median."""
+    return Cost(figure.p50, "us", f"{what}, the median (p99 {figure.p99:,.0f})")
+
+
+def to_isolate(online: frozenset[int]) -> str:
+    """The CPUs that an administrator might keep free: the upper half, as the first ones serve most interrupts."""
+    return format_cpus(sorted(online)[(len(online) + 1) // 2 :])
 
 
 @dataclass(frozen=True)

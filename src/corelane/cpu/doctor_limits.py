@@ -12,9 +12,8 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from corelane.cpu.doctor import Finding
 
-__all__ = ["SLACK_NS", "memlock", "nice", "nofile", "quota", "rtprio"]
+__all__ = ["memlock", "nice", "nofile", "quota", "rtprio"]
 
-SLACK_NS = 10_000  # the default is 50,000
 _MANY_FILES = 65536  # 10,000 children with three pipes each, and room
 _IPC_LOCK, _SYS_NICE, _SYS_RESOURCE = 14, 23, 24  # capabilities, by their bits
 _CONF = "/etc/security/limits.d/corelane.conf"

@@ -61,7 +61,7 @@ PLANS = (
     ),
     _Plan(
         "cpu_plan",
-        f"a plan for {CPUS} processes on {CPUS} CPUs",
+        f"a plan for {CPUS} workers on {CPUS} CPUs (exclusive: {CPUS // 2})",
         {
             f"corelane_plan_{policy}/{CPUS}": f"corelane {policy}"
             for policy in ("compact", "spread", "least-loaded", "exclusive", "numa-local")

@@ -35,6 +35,13 @@ def _fixture(cpus: int) -> str:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     os.mkdir(os.path.join(root, "proc"))
     Path(root, "proc", "stat").write_text(_stat_text(cpus))
+    # What load() reads besides, which psutil does not: it shall not be spared that.
+    domains = "".join(f"domain{level} {'f' * (cpus // 4 or 1)} {'1203 ' * 36}\n" for level in range(3))
+    queues = "".join(f"cpu{number} 0 0 0 0 0 0 12345678901 2345678901 123456\n{domains}" for number in range(cpus))
+    Path(root, "proc", "schedstat").write_text(f"version 15\ntimestamp 4296061361\n{queues}")
+    Path(root, "proc", "loadavg").write_text("0.20 0.18 0.12 1/80 11206\n")
+    os.mkdir(os.path.join(root, "proc", "pressure"))
+    Path(root, "proc", "pressure", "cpu").write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n")
     return root
 
 
@@ -92,7 +99,8 @@ def _psutil_set(_: int) -> Call:
 def _our_plan(policy: str, cpus: int) -> Call:
     topology = _made_up(cpus)
     options = {"topology": topology, "budget": topology.online, "load": dict.fromkeys(topology.online, 0.25)}
-    return functools.partial(_cpu().plan, cpus, policy, **options)
+    workers = cpus // 2 if policy == "exclusive" else cpus  # a core each
+    return functools.partial(_cpu().plan, workers, policy, **options)
 
 
 def _our_topology(fresh: bool, _: int) -> Call:

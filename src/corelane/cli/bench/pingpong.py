@@ -51,7 +51,7 @@ class PingEffort:
     ms: int
 
 
-QUICK = PingEffort(rounds=3, ms=150)
+QUICK = PingEffort(rounds=3, ms=100)
 FULL = PingEffort(rounds=9, ms=500)
 
 
