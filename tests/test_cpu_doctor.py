@@ -175,7 +175,7 @@ def test_what_costs_is_proved_and_can_be_changed(tree):
     assert advice("isolation").command == "isolcpus=managed_irq,domain,2-3 nohz_full=2-3 rcu_nocbs=2-3"
     assert advice("isolation").boot
     assert "C6 133 us" in read("idle-wake-up")["devices/system/cpu/cpu0/cpuidle/state*/latency"]
-    assert advice("idle-wake-up").command == f"echo 1 | tee /{CPU}/cpu*/cpuidle/state[1-1]/disable"
+    assert advice("idle-wake-up").command == f"echo 1 | tee /{CPU}/cpu*/cpuidle/state1/disable"
     assert found["steal"].cost == cpu.Cost(8.0, "%", "of the CPUs' time since boot")
     assert found["quota"].cost == cpu.Cost(50.0, "ms", "each of 4 times")
     assert advice("quota").command == "echo max > /sys/fs/cgroup/job/cpu.max"

@@ -26,16 +26,19 @@ _GAP_US = 100.0  # an interrupt is shorter than this; what is longer is another 
 def governor(look: Look) -> Finding:
     """The frequency governor of each CPU."""
     found: dict[str, set[int]] = {}
+    why = ""
     for name in look.directory(_CPU):
         if re.fullmatch(r"cpu\d+", name):
             try:
                 text = look.text(f"{_CPU}/{name}/cpufreq/scaling_governor", note=False)
-            except Unread:  # this CPU is offline, or has none
+            except Unread as error:  # this CPU is offline, or has none
+                why = str(error)
                 continue
             found.setdefault(text, set()).add(int(name[3:]))
     where = look.host.path(f"{_CPU}/cpu*/cpufreq/scaling_governor")
     if not found:
-        return look.unknown(f"no file {where}: the hypervisor or the firmware decides on the CPUs' frequency")
+        reason = why or f"{look.host.path(_CPU)} has no CPU"
+        return look.unknown(f"{reason}: in a virtual machine, its host decides on the CPUs' frequency")
     for text, cpus in found.items():
         look.note(where, f"{text} (CPU {format_cpus(cpus)})")
     odd = next((text for text in found if not re.fullmatch(r"\w+", text)), None)
@@ -104,8 +107,8 @@ def idle(look: Look) -> Finding:
     if names:
         look.note(f"{look.host.path(states)}/state*/latency", ", ".join(shown))
     if deep:
-        command = f"echo 1 | tee {_CPU}/cpu*/cpuidle/state[{min(deep)}-{max(deep)}]/disable"
-        advice = Advice(command, but="costs power")
+        numbers = f"[{min(deep)}-{max(deep)}]" if len(deep) > 1 else str(deep[0])  # the kernel has ten at most
+        advice = Advice(f"echo 1 | tee {_CPU}/cpu*/cpuidle/state{numbers}/disable", but="costs power")
     elif re.search(r"(?m)^flags\s.*\bhypervisor\b", _cpuinfo(look)):
         advice = Advice(
             "echo 200000 > /sys/module/haltpoll/parameters/guest_halt_poll_ns",
