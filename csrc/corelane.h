@@ -21,6 +21,7 @@ extern "C" {
 #include "api/machine.h"
 #include "api/notify.h"
 #include "api/measure.h"
+#include "api/load.h"
 
 #ifdef __cplusplus
 }

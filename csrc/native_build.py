@@ -32,6 +32,7 @@ API = [
     "csrc/api/machine.h",
     "csrc/api/notify.h",
     "csrc/api/measure.h",
+    "csrc/api/load.h",
 ]
 
 COMMON = [
@@ -59,6 +60,7 @@ COMMON = [
     "csrc/machine.c",
     "csrc/notify.c",
     "csrc/measure.c",
+    "csrc/load.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from corelane.cpu.limit import Budget, Limit
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
+    from corelane.cpu.sampler import Load, LoadSampler, Pressure, load
     from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
     from corelane.cpu.watch import Watch, watch_budget
 
@@ -36,7 +37,10 @@ _LATER = {
     "Evidence": "doctor",
     "Finding": "doctor",
     "Limit": "limit",
+    "Load": "sampler",
+    "LoadSampler": "sampler",
     "Node": "model",
+    "Pressure": "sampler",
     "ThreadLimit": "thread_limits",
     "Topology": "model",
     "Watch": "watch",
@@ -48,6 +52,7 @@ _LATER = {
     "format_cpus": "lists",
     "format_mask": "lists",
     "limit_threads": "thread_limits",
+    "load": "sampler",
     "parse_cpus": "lists",
     "thread_environment": "thread_limits",
     "topology": "hardware",
@@ -81,7 +86,10 @@ __all__ = [
     "Evidence",
     "Finding",
     "Limit",
+    "Load",
+    "LoadSampler",
     "Node",
+    "Pressure",
     "ThreadLimit",
     "Topology",
     "Watch",
@@ -93,6 +101,7 @@ __all__ = [
     "format_cpus",
     "format_mask",
     "limit_threads",
+    "load",
     "parse_cpus",
     "thread_environment",
     "topology",
