@@ -10,11 +10,11 @@ import time
 import numpy as np
 import psutil
 import pytest
+from helpers import needs_linux, script
 
 from corelane import cpu
 from corelane.cpu import sampler
 from corelane.errors import CpuError, NotSupported
-from helpers import needs_linux, script
 
 
 class Machine:
