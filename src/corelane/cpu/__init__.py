@@ -15,12 +15,16 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.cpu.classes import PRIORITY_CLASSES, ClassRule, Priority, priority_class
     from corelane.cpu.counting import available, budget, count, explain
     from corelane.cpu.doctor import Advice, Cost, Diagnosis, Evidence, Finding, diagnose
     from corelane.cpu.hardware import topology
     from corelane.cpu.limit import Budget, Limit
     from corelane.cpu.lists import format_cpus, format_mask, parse_cpus
+    from corelane.cpu.manager import AffinityManager, CpuStatistics, Placed
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
+    from corelane.cpu.moves import Move, apply_moves, rebalance
+    from corelane.cpu.placement import POLICIES, Place, Plan, plan
     from corelane.cpu.sampler import Load, LoadSampler, Pressure, load
     from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
     from corelane.cpu.watch import Watch, watch_budget
@@ -28,22 +32,33 @@ if TYPE_CHECKING:
 # One line a name, sorted; a type checker reads the imports above.
 _LATER = {
     "Advice": "doctor",
+    "AffinityManager": "manager",
     "Budget": "limit",
     "Cache": "model",
+    "ClassRule": "classes",
     "Core": "model",
     "Cost": "doctor",
     "Cpu": "model",
+    "CpuStatistics": "manager",
     "Diagnosis": "doctor",
     "Evidence": "doctor",
     "Finding": "doctor",
     "Limit": "limit",
     "Load": "sampler",
     "LoadSampler": "sampler",
+    "Move": "moves",
     "Node": "model",
+    "POLICIES": "placement",
+    "PRIORITY_CLASSES": "classes",
+    "Place": "placement",
+    "Placed": "manager",
+    "Plan": "placement",
     "Pressure": "sampler",
+    "Priority": "classes",
     "ThreadLimit": "thread_limits",
     "Topology": "model",
     "Watch": "watch",
+    "apply_moves": "moves",
     "available": "counting",
     "budget": "counting",
     "count": "counting",
@@ -54,6 +69,9 @@ _LATER = {
     "limit_threads": "thread_limits",
     "load": "sampler",
     "parse_cpus": "lists",
+    "plan": "placement",
+    "priority_class": "classes",
+    "rebalance": "moves",
     "thread_environment": "thread_limits",
     "topology": "hardware",
     "watch_budget": "watch",
@@ -76,23 +94,34 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "POLICIES",
+    "PRIORITY_CLASSES",
     "Advice",
+    "AffinityManager",
     "Budget",
     "Cache",
+    "ClassRule",
     "Core",
     "Cost",
     "Cpu",
+    "CpuStatistics",
     "Diagnosis",
     "Evidence",
     "Finding",
     "Limit",
     "Load",
     "LoadSampler",
+    "Move",
     "Node",
+    "Place",
+    "Placed",
+    "Plan",
     "Pressure",
+    "Priority",
     "ThreadLimit",
     "Topology",
     "Watch",
+    "apply_moves",
     "available",
     "budget",
     "count",
@@ -103,6 +132,9 @@ __all__ = [
     "limit_threads",
     "load",
     "parse_cpus",
+    "plan",
+    "priority_class",
+    "rebalance",
     "thread_environment",
     "topology",
     "watch_budget",
