@@ -181,7 +181,11 @@ int cl__clone_strategy(int wanted)
 static void hear_of_fork(int fd, cl__job *job)
 {
     struct pollfd said = {.fd = fd, .events = POLLIN};
-    if (cl__sys_poll(&said, 1, 0) == 0) {
+    int64_t ready;
+    while ((ready = cl__sys_poll(&said, 1, 0)) > 0)
+        if (!cl__report_hear(fd, job))
+            return;
+    if (ready == 0) {
         void *stack = stack_take();
         int held = stack && shares_memory(stack);
         if (stack)

@@ -22,6 +22,7 @@ extern "C" {
 #include "api/notify.h"
 #include "api/measure.h"
 #include "api/load.h"
+#include "api/cpu.h"
 
 #ifdef __cplusplus
 }

@@ -53,6 +53,7 @@ static void take_all(arena *to, const cl__job *from, cl__job *job, cl_command *c
     command->cwd = take_text(to, source->cwd);
     command->limits = take(to, source->limits, source->limit_count * sizeof *source->limits, sizeof(uint64_t));
     command->cpus = source->cpus ? take(to, source->cpus, source->cpus_size, sizeof(uint64_t)) : NULL;
+    command->nodes = source->nodes ? take(to, source->nodes, source->nodes_size, sizeof(uint64_t)) : NULL;
     command->program = NULL; /* these four have done their work: they are in the paths, the environment and the moves */
     command->env = NULL;
     command->env_changes = NULL;

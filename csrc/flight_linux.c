@@ -198,16 +198,17 @@ int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd)
     return cl__clone3_flight(&flight->job, (char *)flight - STACK, STACK, cgroup_fd, pidfd, (int *)&flight->tid);
 }
 
-int cl__flight_has_landed(cl__flight *flight, int *stage, int *error)
+int cl__flight_has_landed(cl__flight *flight, cl__spawned *out)
 {
     if (!has_left(flight))
         return 0;
-    cl__flight_is_over(flight, stage, error);
+    cl__flight_is_over(flight, out);
     return 1;
 }
 
-void cl__flight_is_over(cl__flight *flight, int *stage, int *error)
+void cl__flight_is_over(cl__flight *flight, cl__spawned *out)
 {
-    *stage = flight->job.stage;
-    *error = flight->job.error;
+    out->stage = flight->job.stage;
+    out->error = flight->job.error;
+    out->not_applied = flight->job.not_applied;
 }

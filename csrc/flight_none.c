@@ -34,13 +34,13 @@ int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd)
     return -ENOSYS;
 }
 
-void cl__flight_is_over(cl__flight *flight, int *stage, int *error)
+void cl__flight_is_over(cl__flight *flight, cl__spawned *out)
 {
-    (void)flight, (void)stage, (void)error;
+    (void)flight, (void)out;
 }
 
-int cl__flight_has_landed(cl__flight *flight, int *stage, int *error)
+int cl__flight_has_landed(cl__flight *flight, cl__spawned *out)
 {
-    (void)flight, (void)stage, (void)error;
+    (void)flight, (void)out;
     return 1;
 }

@@ -66,10 +66,22 @@ int64_t cl__sys_get_foreground(int fd);
 int cl__sys_is_slave_terminal(int fd);                 /* opening it once more gives the same terminal */
 int64_t cl__sys_set_foreground(int fd, int group);
 int64_t cl__sys_set_limit(int resource, uint64_t soft, uint64_t hard);
-int64_t cl__sys_set_nice(int nice);
-int64_t cl__sys_set_scheduler(int policy, int priority);
-int64_t cl__sys_set_affinity(const void *mask, size_t size);
-int64_t cl__sys_set_io_priority(int value);
+/* Of a thread by its number, 0: the calling one; or `who` is CL_WHO_*. */
+int64_t cl__sys_gettid(void);
+int64_t cl__sys_get_nice(int who, int id);             /* 20 - nice: never negative */
+int64_t cl__sys_set_nice(int who, int id, int nice);
+int64_t cl__sys_get_sched(int thread, cl_sched *out);
+int64_t cl__sys_set_scheduler(int thread, int policy, int priority, int reset_on_fork);
+int64_t cl__sys_set_deadline(int thread, uint64_t runtime_ns, uint64_t deadline_ns, uint64_t period_ns, int reset_on_fork);
+int64_t cl__sys_set_util(int thread, int low, int high); /* -1: unchanged */
+int64_t cl__sys_get_affinity(int thread, void *mask, size_t room); /* the bytes written */
+int64_t cl__sys_set_affinity(int thread, const void *mask, size_t size);
+int64_t cl__sys_get_io_priority(int who, int id);
+int64_t cl__sys_set_io_priority(int who, int id, int value);
+int64_t cl__sys_get_memory_policy(void *nodes, size_t room); /* the policy */
+int64_t cl__sys_set_memory_policy(int policy, const void *nodes, size_t size);
+int64_t cl__sys_get_qos(void);
+int64_t cl__sys_set_qos(int qos);
 int64_t cl__sys_set_death_signal(int signal);
 int64_t cl__sys_no_new_privs(void);
 int64_t cl__sys_set_groups(const uint32_t *groups, size_t count);
@@ -132,7 +144,14 @@ typedef struct cl__job {
      * is no race, but the compiler must not think that clone leaves them alone. */
     volatile int stage;
     volatile int error;
+    volatile uint64_t not_applied; /* as in cl_report */
 } cl__job;
+
+/* The same where no memory is shared: what a child writes to `report_fd`. One with stage 0 is what it goes on without. */
+typedef struct cl__words {
+    int32_t stage, error;
+    uint64_t not_applied;
+} cl__words;
 
 /* spawn_paths.c */
 size_t cl__paths_size(const char *program, const char *const *env);
@@ -156,6 +175,7 @@ void cl__job_copy(const cl__job *from, cl__job *job, cl_command *command, void *
 
 /* flight_*.c: children that nobody waits for between clone and exec. A pool has one user at a time, unless it has a lock. */
 typedef struct cl__flight cl__flight;
+typedef struct cl__spawned cl__spawned;
 typedef struct cl__flights {
     cl__flight *idle;
     size_t idle_count;
@@ -168,8 +188,8 @@ void cl__flight_free(cl__flights *pool, cl__flight *flight);                    
 void cl__flight_leave(cl__flights *pool, cl__flight *flight); /* nobody will ask for it: its memory is used again when it has landed */
 void cl__flights_close(cl__flights *pool);
 int64_t cl__flight_start(cl__flight *flight, int cgroup_fd, int *pidfd);         /* its pid */
-int cl__flight_has_landed(cl__flight *flight, int *stage, int *error);          /* exec'd (stage 0), failed, or killed */
-void cl__flight_is_over(cl__flight *flight, int *stage, int *error);            /* its child was reaped */
+int cl__flight_has_landed(cl__flight *flight, cl__spawned *out); /* exec'd (stage 0), failed, or killed */
+void cl__flight_is_over(cl__flight *flight, cl__spawned *out);   /* its child was reaped; what it said, in `out` */
 int64_t cl__clone3_flight(cl__job *job, void *stack, size_t size, int cgroup_fd, int *pidfd, int *tid);
 int cl__clone3_can_fly(void);
 
@@ -204,18 +224,20 @@ const char *const *cl__environ_strings(const cl_environ *snapshot);
 int64_t cl__environ_change(const char *const *base, const char *const *changes, const char ***out);
 
 /* report.c */
+int cl__report_hear(int fd, cl__job *job);    /* once; 0: that was the last word */
 void cl__report_listen(int fd, cl__job *job); /* until end of file: then the child has exec'd, or said what failed */
 void cl__report_open(int socket, cl__job *job);              /* the trampoline's side */
 void cl__report_await(int socket, int pid, cl__job *job);    /* the parent's */
 
 /* spawn.c */
-typedef struct cl__spawned {
+struct cl__spawned {
     int pid, parent, pidfd, strategy, stage, error;
+    uint64_t not_applied;
     int64_t contained;
     int leads;          /* the group of its number is its own */
     int parent_pipe[3];
     cl__flight *flight; /* not exec'd yet, as far as is known; else NULL */
-} cl__spawned;
+};
 /* What a spawn is a part of; all NULL: of nothing. */
 typedef struct cl__among {
     cl__flights *flights;      /* where that can be, do not wait until the child has exec'd */

@@ -33,6 +33,7 @@ API = [
     "csrc/api/notify.h",
     "csrc/api/measure.h",
     "csrc/api/load.h",
+    "csrc/api/cpu.h",
 ]
 
 COMMON = [
@@ -61,6 +62,7 @@ COMMON = [
     "csrc/notify.c",
     "csrc/measure.c",
     "csrc/load.c",
+    "csrc/cpu.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

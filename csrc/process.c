@@ -165,8 +165,8 @@ int64_t cl__process_settle(cl_process *process, cl__flights *flights)
     if (!child->flight)
         return 1;
     if (process->reaped) /* a kernel before 5.16 clears no word of what dumps core */
-        cl__flight_is_over(child->flight, &child->stage, &child->error);
-    else if (!cl__flight_has_landed(child->flight, &child->stage, &child->error))
+        cl__flight_is_over(child->flight, child);
+    else if (!cl__flight_has_landed(child->flight, child))
         return 0;
     cl__flight_free(flights, child->flight);
     child->flight = NULL;
@@ -396,6 +396,7 @@ int64_t cl_process_report(cl_process *process, cl_report *out)
         .block_writes = usage->ru_oublock,
         .voluntary_switches = usage->ru_nvcsw,
         .involuntary_switches = usage->ru_nivcsw,
+        .not_applied = (int64_t)child->not_applied,
     };
     if (shared)
         pthread_mutex_unlock(&process->lock);

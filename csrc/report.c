@@ -1,6 +1,7 @@
 /* How a child that shares no memory with its parent says which step failed.
  *
- * A forked child writes {stage, errno} into a pipe; exec closes the pipe, so end of file means success. That end of
+ * A forked child writes cl__words into a pipe: before exec what it goes on without, if there is any, and what failed.
+ * exec closes the pipe, so end of file without a failure means success. That end of
  * file is only heard when every copy of the write end is closed, and a process that another thread forks at that moment
  * has one too, for as long as it lives. CLONE_VFORK spares the forking strategy from waiting for it; posix_spawn cannot.
  * So the trampoline makes the pipe itself, after its own exec, where no stranger can get at the write end, and hands the
@@ -8,7 +9,7 @@
  *
  *     parent                           trampoline
  *     socketpair, posix_spawn          pipe; send the read end; close it and the socket
- *     wait for it, or for a death      ... a step fails: write {stage, errno}; or exec
+ *     wait for it, or for a death      ... a step fails: write so; or exec
  *     read to end of file */
 #include "internal.h"
 
@@ -23,25 +24,30 @@ typedef union handover { /* aligned for the header within */
     char room[CMSG_SPACE(sizeof(int))];
 } handover;
 
-typedef struct words {
-    int32_t stage, error;
-} words;
-
-static void believe(cl__job *job, const words *said)
+static void believe(cl__job *job, const cl__words *said)
 {
     job->stage = said->stage;
     job->error = said->error;
+    job->not_applied = said->not_applied;
 }
 
-void cl__report_listen(int fd, cl__job *job)
+int cl__report_hear(int fd, cl__job *job)
 {
-    words said;
+    cl__words said;
     int64_t rc;
     do
         rc = cl__sys_read(fd, &said, sizeof said);
     while (rc == -EINTR);
-    if (rc == (int64_t)sizeof said)
-        believe(job, &said);
+    if (rc != (int64_t)sizeof said)
+        return 0;
+    believe(job, &said);
+    return said.stage == CL_STAGE_NONE;
+}
+
+void cl__report_listen(int fd, cl__job *job)
+{
+    while (cl__report_hear(fd, job))
+        continue;
 }
 
 /* The trampoline's side. Without a pipe nobody would hear of what fails later, so it says so and ends. */
@@ -49,12 +55,12 @@ void cl__report_open(int socket, cl__job *job)
 {
     int ends[2];
     int64_t rc = cl__sys_pipe(ends);
-    words said = {CL_STAGE_TRAMPOLINE, (int32_t)-rc};
+    cl__words said = {CL_STAGE_TRAMPOLINE, (int32_t)-rc, 0};
     struct iovec piece = {.iov_base = &said, .iov_len = sizeof said};
     handover control;
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
     if (rc >= 0) {
-        said = (words){0, 0};
+        said = (cl__words){0};
         memset(&control, 0, sizeof control);
         message.msg_control = &control;
         message.msg_controllen = CMSG_SPACE(sizeof(int));
@@ -74,7 +80,7 @@ void cl__report_open(int socket, cl__job *job)
 /* The read end, or -1: then the trampoline has said why there is none. */
 static int take(int socket, cl__job *job)
 {
-    words said = {0, 0};
+    cl__words said = {0};
     struct iovec piece = {.iov_base = &said, .iov_len = sizeof said};
     handover control;
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control,
@@ -87,7 +93,7 @@ static int take(int socket, cl__job *job)
     else if (got == (int64_t)sizeof said && said.stage)
         believe(job, &said);
     else if (got > 0) /* there was no number free for it here */
-        believe(job, &(words){CL_STAGE_TRAMPOLINE, EMFILE});
+        believe(job, &(cl__words){CL_STAGE_TRAMPOLINE, EMFILE, 0});
     if (fd >= 0)
         cl__sys_set_cloexec(fd);
     return fd;

@@ -202,6 +202,7 @@ static int64_t spawn_prepared(attempt *try, cl__flights *flights, cl__spawned *o
     out->parent = try->job.parent;
     out->pidfd = try->pidfd;
     out->strategy = try->strategy;
+    out->not_applied = try->job.not_applied;
     out->contained = try->job.contained;
     out->leads = leads(&try->job);
     out->flight = try->flight;

@@ -17,14 +17,19 @@
             fail(job, (stage_), (int)-rc_);       \
     } while (0)
 
+CL__CHILD static void say(const cl__job *job)
+{
+    if (job->report_fd < 0)
+        return;
+    cl__words words = {job->stage, job->error, job->not_applied};
+    cl__sys_write(job->report_fd, &words, sizeof words); /* a pipe: so few bytes are written whole */
+}
+
 CL__CHILD __attribute__((noreturn)) static void fail(cl__job *job, int stage, int error)
 {
     job->stage = stage;
     job->error = error;
-    if (job->report_fd >= 0) {
-        int32_t words[2] = {stage, error};
-        cl__sys_write(job->report_fd, words, sizeof words); /* a pipe: 8 bytes are written whole */
-    }
+    say(job);
     cl__sys_exit(127);
 }
 
@@ -87,36 +92,100 @@ CL__CHILD static void set_limits(cl__job *job, int descriptors)
     }
 }
 
-CL__CHILD static void set_oom_score(cl__job *job)
+CL__CHILD static int64_t write_number(const char *path, int value)
 {
     char text[16];
     char *digit = text + sizeof text;
-    int value = job->command->oom_score_adj;
     unsigned left = value < 0 ? (unsigned)-value : (unsigned)value;
     do
         *--digit = (char)('0' + left % 10);
     while (left /= 10);
     if (value < 0)
         *--digit = '-';
-    int64_t fd = cl__sys_open("/proc/self/oom_score_adj", O_WRONLY);
-    TRY(CL_STAGE_OOM, fd);
-    TRY(CL_STAGE_OOM, cl__sys_write((int)fd, digit, (size_t)(text + sizeof text - digit)));
+    int64_t fd = cl__sys_open(path, O_WRONLY);
+    if (fd < 0)
+        return fd;
+    int64_t rc = cl__sys_write((int)fd, digit, (size_t)(text + sizeof text - digit));
     cl__sys_close((int)fd);
+    return rc;
+}
+
+/* A step that the system may refuse: without it, with best effort. */
+CL__CHILD static void want(cl__job *job, int stage, int64_t rc)
+{
+    if (rc >= 0)
+        return;
+    if (!has(job, CL_OPT_BEST_EFFORT))
+        fail(job, stage, (int)-rc);
+    job->not_applied |= (uint64_t)(-rc & 0xff) << 8 * (stage - CL_STAGE_NICE);
+}
+
+/* The kernel takes what it can of a mask, and says nothing of the rest. */
+CL__CHILD static int64_t took_all(const uint8_t *mask, int64_t size, const uint8_t *wanted, uint32_t wanted_size)
+{
+    for (uint32_t i = 0; i < wanted_size; i++)
+        if (wanted[i] & ~(i < size ? mask[i] : 0))
+            return -ENODEV;
+    return 0;
+}
+
+/* As large as any kernel's mask, in 64-bit words: MAX_CPUS and MAX_NODES are multiples of 64. */
+enum { MAX_CPUS = 65536, MAX_NODES = 4096 };
+
+CL__CHILD static int64_t set_affinity(const cl_command *command)
+{
+    _Alignas(8) uint8_t mask[MAX_CPUS / 8];
+    int64_t rc = cl__sys_set_affinity(0, command->cpus, command->cpus_size);
+    int64_t size = rc < 0 ? rc : cl__sys_get_affinity(0, mask, sizeof mask);
+    return size < 0 ? size : took_all(mask, size, command->cpus, command->cpus_size);
+}
+
+CL__CHILD static int64_t set_memory_policy(const cl_command *command)
+{
+    _Alignas(8) uint8_t nodes[MAX_NODES / 8];
+    int64_t rc = cl__sys_set_memory_policy(command->memory_policy, command->nodes, command->nodes_size);
+    if (rc < 0 || !command->nodes)
+        return rc;
+    rc = cl__sys_get_memory_policy(nodes, sizeof nodes);
+    return rc < 0 ? rc : took_all(nodes, sizeof nodes, command->nodes, command->nodes_size);
+}
+
+CL__CHILD static int64_t set_policy(const cl__job *job)
+{
+    const cl_command *command = job->command;
+    int reset = has(job, CL_OPT_RESET_ON_FORK);
+    if (command->sched_policy == CL_SCHED_DEADLINE)
+        return cl__sys_set_deadline(0, command->runtime_ns, command->deadline_ns, command->period_ns, reset);
+    return cl__sys_set_scheduler(0, command->sched_policy, command->sched_priority, reset);
+}
+
+/* EAGAIN: somebody on this machine has changed one in this tenth of a second. To our callers that word means that there
+ * will be room for another process when one of theirs has ended. */
+CL__CHILD static int64_t set_autogroup(int nice)
+{
+    int64_t rc = write_number("/proc/self/autogroup", nice);
+    return rc == -EAGAIN ? -EBUSY : rc;
 }
 
 CL__CHILD static void set_scheduling(cl__job *job)
 {
     const cl_command *command = job->command;
     if (has(job, CL_OPT_NICE))
-        TRY(CL_STAGE_NICE, cl__sys_set_nice(command->nice));
+        want(job, CL_STAGE_NICE, cl__sys_set_nice(CL_WHO_THREAD, 0, command->nice));
     if (has(job, CL_OPT_SCHEDULER))
-        TRY(CL_STAGE_SCHEDULER, cl__sys_set_scheduler(command->sched_policy, command->sched_priority));
+        want(job, CL_STAGE_SCHEDULER, set_policy(job));
+    if (has(job, CL_OPT_UCLAMP)) /* after the policy, which may have defaults of its own */
+        want(job, CL_STAGE_UCLAMP, cl__sys_set_util(0, command->util_min, command->util_max));
     if (command->cpus)
-        TRY(CL_STAGE_AFFINITY, cl__sys_set_affinity(command->cpus, command->cpus_size));
+        want(job, CL_STAGE_AFFINITY, set_affinity(command));
     if (has(job, CL_OPT_IO_PRIORITY))
-        TRY(CL_STAGE_IO_PRIORITY, cl__sys_set_io_priority(command->io_priority));
+        want(job, CL_STAGE_IO_PRIORITY, cl__sys_set_io_priority(CL_WHO_THREAD, 0, command->io_priority));
+    if (has(job, CL_OPT_MEMORY_POLICY))
+        want(job, CL_STAGE_MEMORY_POLICY, set_memory_policy(command));
+    if (has(job, CL_OPT_AUTOGROUP)) /* after setsid: else it would be our parent's, too */
+        want(job, CL_STAGE_AUTOGROUP, set_autogroup(command->autogroup));
     if (has(job, CL_OPT_OOM_SCORE_ADJ))
-        set_oom_score(job);
+        want(job, CL_STAGE_OOM, write_number("/proc/self/oom_score_adj", command->oom_score_adj));
 }
 
 CL__CHILD int cl__is_target(const cl__job *job, int64_t fd)
@@ -269,6 +338,8 @@ CL__CHILD void cl__child_main(cl__job *job)
     tie_to_parent(job);        /* after credentials: a change of those clears the death signal */
     if (has(job, CL_OPT_NO_NEW_PRIVS))
         TRY(CL_STAGE_NO_NEW_PRIVS, cl__sys_no_new_privs());
+    if (job->not_applied)
+        say(job);
     set_signals(job);          /* last: from here on a signal may kill us */
     exec_first(job);
 }

@@ -9,7 +9,8 @@
 
 enum { TRAMPOLINE_OPTIONS = CL_OPT_CWD_FD | CL_OPT_UMASK | CL_OPT_NEW_SESSION | CL_OPT_TERMINAL | CL_OPT_FOREGROUND |
                             CL_OPT_NICE | CL_OPT_SCHEDULER | CL_OPT_IO_PRIORITY | CL_OPT_OOM_SCORE_ADJ |
-                            CL_OPT_DEATH_SIGNAL | CL_OPT_NO_NEW_PRIVS | CL_OPT_UID | CL_OPT_GID | CL_OPT_GROUPS };
+                            CL_OPT_DEATH_SIGNAL | CL_OPT_NO_NEW_PRIVS | CL_OPT_UID | CL_OPT_GID | CL_OPT_GROUPS |
+                            CL_OPT_UCLAMP | CL_OPT_MEMORY_POLICY | CL_OPT_AUTOGROUP };
 
 enum { CARRIED_MOST = 4 /* descriptors that only the trampoline needs */ };
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEAD = 30, NUMBER_ROOM = 17 /* 16 digits and a blank */ };
+enum { HEAD = 38, NUMBER_ROOM = 17 /* 16 digits and a blank */ };
 
 /* One list of the fixed numbers for both directions: `visit` stores or loads each. */
 typedef void (*visit_fn)(void *cursor, uint64_t *number);
@@ -23,11 +23,13 @@ typedef struct numbers {
 static void visit_all(cl_command *c, numbers *n, visit_fn visit, void *cursor)
 {
     uint64_t *wide[] = {&c->options, &c->signal_mask, &c->signal_defaults, &c->signal_ignores,
+                        &c->runtime_ns, &c->deadline_ns, &c->period_ns,
                         &n->contained, &n->own_group, &n->process_group, &n->parent, &n->cgroup_fd, &n->report_fd,
                         &n->moves, &n->paths, &n->argc, &n->has_cwd};
-    uint32_t *counts[] = {&c->limit_count, &c->cpus_size, &c->group_count, &c->uid, &c->gid};
+    uint32_t *counts[] = {&c->limit_count, &c->cpus_size, &c->nodes_size, &c->group_count, &c->uid, &c->gid};
     int32_t *ints[] = {&c->cwd_fd, &c->umask, &c->terminal_fd, &c->nice, &c->sched_policy, &c->sched_priority,
-                       &c->io_priority, &c->oom_score_adj, &c->death_signal, &c->contain, &c->process_group};
+                       &c->io_priority, &c->oom_score_adj, &c->death_signal, &c->contain, &c->process_group,
+                       &c->util_min, &c->util_max, &c->memory_policy, &c->autogroup};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
         visit(cursor, wide[i]);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
@@ -67,11 +69,14 @@ int64_t cl__wire_pack(const cl__job *job, const cl__carried *carried, const char
     cl_command command = *job->command;
     if (!command.cpus)
         command.cpus_size = 0;
+    if (!command.nodes)
+        command.nodes_size = 0;
     if (!(command.options & CL_OPT_GROUPS))
         command.group_count = 0;
     size_t paths = count_strings(job->paths), argc = count_strings(command.argv);
     size_t strings = 3 + paths + argc + 1;
-    size_t words = HEAD + job->move_count + 3 * (size_t)command.limit_count + command.cpus_size + command.group_count;
+    size_t words = HEAD + job->move_count + 3 * (size_t)command.limit_count + command.cpus_size +
+                   command.nodes_size + command.group_count;
     const char **argv = malloc(strings * sizeof *argv + words * NUMBER_ROOM + 1);
     if (!argv)
         return -ENOMEM;
@@ -92,6 +97,8 @@ int64_t cl__wire_pack(const cl__job *job, const cl__carried *carried, const char
     }
     for (uint32_t i = 0; command.cpus && i < command.cpus_size; i++)
         put_number(&at, &(uint64_t){command.cpus[i]});
+    for (uint32_t i = 0; i < command.nodes_size; i++)
+        put_number(&at, &(uint64_t){command.nodes[i]});
     for (uint32_t i = 0; i < command.group_count; i++)
         put_number(&at, &(uint64_t){command.groups[i]});
     argv[0] = trampoline;
@@ -115,10 +122,10 @@ int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command
         return -EINVAL;
     cl__move *moves = calloc(n.moves + 1, sizeof *moves);
     cl_limit *limits = calloc(command->limit_count + 1, sizeof *limits);
-    uint8_t *cpus = calloc(command->cpus_size + 8, 1);
+    uint8_t *cpus = calloc(command->cpus_size + 8, 1), *nodes = calloc(command->nodes_size + 8, 1);
     uint32_t *groups = calloc(command->group_count + 1, sizeof *groups);
     const char **paths = calloc(n.paths + 1, sizeof *paths);
-    if (!moves || !limits || !cpus || !groups || !paths)
+    if (!moves || !limits || !cpus || !nodes || !groups || !paths)
         return -ENOMEM;
     uint64_t number;
     for (size_t i = 0; i < n.moves; i++) {
@@ -135,6 +142,10 @@ int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command
         get_number(&at, &number);
         cpus[i] = (uint8_t)number;
     }
+    for (uint32_t i = 0; i < command->nodes_size; i++) {
+        get_number(&at, &number);
+        nodes[i] = (uint8_t)number;
+    }
     for (uint32_t i = 0; i < command->group_count; i++) {
         get_number(&at, &number);
         groups[i] = (uint32_t)number;
@@ -144,6 +155,7 @@ int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command
     command->cwd = n.has_cwd ? argv[2] : NULL;
     command->limits = limits;
     command->cpus = command->cpus_size ? cpus : NULL;
+    command->nodes = command->nodes_size ? nodes : NULL;
     command->groups = groups;
     *job = (cl__job){.command = command, .paths = paths, .moves = moves, .move_count = n.moves,
                      .contained = (int64_t)n.contained, .own_group = (int)n.own_group,

@@ -5,6 +5,7 @@
 #include <crt_externs.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <pthread/qos.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -185,27 +186,93 @@ int64_t cl__sys_set_limit(int resource, uint64_t soft, uint64_t hard)
     return result_of(setrlimit(resource, &limit));
 }
 
-int64_t cl__sys_set_nice(int nice)
+int64_t cl__sys_gettid(void)
 {
-    return result_of(setpriority(PRIO_PROCESS, 0, nice));
+    uint64_t id = 0;
+    pthread_threadid_np(NULL, &id);
+    return (int64_t)id;
 }
 
-int64_t cl__sys_set_scheduler(int policy, int priority)
+int64_t cl__sys_get_nice(int who, int id)
 {
-    (void)policy, (void)priority;
+    errno = 0; /* -1 is a nice value like any other */
+    int nice = getpriority(who, (id_t)id);
+    return errno ? -errno : 20 - nice;
+}
+
+int64_t cl__sys_set_nice(int who, int id, int nice)
+{
+    return result_of(setpriority(who, (id_t)id, nice));
+}
+
+int64_t cl__sys_get_sched(int thread, cl_sched *out)
+{
+    (void)thread, (void)out;
     return -ENOTSUP;
 }
 
-int64_t cl__sys_set_affinity(const void *mask, size_t size)
+int64_t cl__sys_set_scheduler(int thread, int policy, int priority, int reset_on_fork)
 {
-    (void)mask, (void)size;
+    (void)thread, (void)policy, (void)priority, (void)reset_on_fork;
     return -ENOTSUP;
 }
 
-int64_t cl__sys_set_io_priority(int value)
+int64_t cl__sys_set_deadline(int thread, uint64_t runtime_ns, uint64_t deadline_ns, uint64_t period_ns, int reset_on_fork)
 {
-    (void)value;
+    (void)thread, (void)runtime_ns, (void)deadline_ns, (void)period_ns, (void)reset_on_fork;
     return -ENOTSUP;
+}
+
+int64_t cl__sys_set_util(int thread, int low, int high)
+{
+    (void)thread, (void)low, (void)high;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_get_affinity(int thread, void *mask, size_t room)
+{
+    (void)thread, (void)mask, (void)room;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_set_affinity(int thread, const void *mask, size_t size)
+{
+    (void)thread, (void)mask, (void)size;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_get_io_priority(int who, int id)
+{
+    (void)who, (void)id;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_set_io_priority(int who, int id, int value)
+{
+    (void)who, (void)id, (void)value;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_get_memory_policy(void *nodes, size_t room)
+{
+    (void)nodes, (void)room;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_set_memory_policy(int policy, const void *nodes, size_t size)
+{
+    (void)policy, (void)nodes, (void)size;
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_get_qos(void)
+{
+    return (int64_t)qos_class_self();
+}
+
+int64_t cl__sys_set_qos(int qos)
+{
+    return -pthread_set_qos_class_self_np((qos_class_t)qos, 0);
 }
 
 int64_t cl__sys_set_death_signal(int signal)

@@ -17,7 +17,7 @@
 #define __NR_close_range 436
 #endif
 
-enum { CLONE3 = 435, CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38, IOPRIO_PROCESS = 1 };
+enum { CLONE3 = 435, CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38 };
 
 #if defined(__x86_64__) && !defined(__ILP32__)
 enum { LEAVES_ERRNO = 1 };
@@ -269,24 +269,113 @@ CL__CHILD int64_t cl__sys_set_limit(int resource, uint64_t soft, uint64_t hard)
     return CALL(__NR_prlimit64, 0, resource, pair, 0);
 }
 
-CL__CHILD int64_t cl__sys_set_nice(int nice)
+int64_t cl__sys_gettid(void)
 {
-    return CALL(__NR_setpriority, 0 /* PRIO_PROCESS */, 0, nice, 0);
+    return CALL(__NR_gettid, 0, 0, 0, 0);
 }
 
-CL__CHILD int64_t cl__sys_set_scheduler(int policy, int priority)
+int64_t cl__sys_get_nice(int who, int id)
 {
-    return CALL(__NR_sched_setscheduler, 0, policy, &priority, 0); /* struct sched_param is one int */
+    return CALL(__NR_getpriority, who, id, 0, 0); /* without libc the kernel's own answer, which is 20 - nice */
 }
 
-CL__CHILD int64_t cl__sys_set_affinity(const void *mask, size_t size)
+CL__CHILD int64_t cl__sys_set_nice(int who, int id, int nice)
 {
-    return CALL(__NR_sched_setaffinity, 0, size, mask, 0);
+    return CALL(__NR_setpriority, who, id, nice, 0);
 }
 
-CL__CHILD int64_t cl__sys_set_io_priority(int value)
+/* struct sched_attr with the clamps, 56 bytes; kernels before 5.3 know the first 48. */
+typedef struct sched_request {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+    uint32_t util_min, util_max;
+} sched_request;
+
+enum { SIZE_WITHOUT_CLAMPS = 48, RESETS_ON_FORK = 1, KEEPS_ALL = 8 | 16, CLAMPS_MIN = 32, CLAMPS_MAX = 64 };
+
+int64_t cl__sys_get_sched(int thread, cl_sched *out)
 {
-    return CALL(__NR_ioprio_set, IOPRIO_PROCESS, 0, value, 0);
+    sched_request got = {0};
+    int64_t rc = CALL(__NR_sched_getattr, thread, &got, sizeof got, 0);
+    if (rc < 0)
+        return rc;
+    /* A kernel that is built without clamps leaves both 0; one that has them allows up to 1024 by default. */
+    int clamps = got.size > SIZE_WITHOUT_CLAMPS && (got.util_min || got.util_max);
+    *out = (cl_sched){.policy = got.policy, .priority = got.priority, .nice = got.nice,
+                      .reset_on_fork = (got.flags & RESETS_ON_FORK) != 0, .runtime_ns = (int64_t)got.runtime,
+                      .deadline_ns = (int64_t)got.deadline, .period_ns = (int64_t)got.period,
+                      .util_min = clamps ? (int64_t)got.util_min : -1, .util_max = clamps ? (int64_t)got.util_max : -1};
+    return 0;
+}
+
+/* Not sched_setattr, which sets the nice value as well. */
+CL__CHILD int64_t cl__sys_set_scheduler(int thread, int policy, int priority, int reset_on_fork)
+{
+    /* struct sched_param is one int */
+    return CALL(__NR_sched_setscheduler, thread, policy | (reset_on_fork ? 0x40000000 : 0), &priority, 0);
+}
+
+CL__CHILD int64_t cl__sys_set_deadline(int thread, uint64_t runtime_ns, uint64_t deadline_ns, uint64_t period_ns, int reset_on_fork)
+{
+    sched_request wanted = {.size = SIZE_WITHOUT_CLAMPS, .policy = CL_SCHED_DEADLINE,
+                            .flags = reset_on_fork ? RESETS_ON_FORK : 0,
+                            .runtime = runtime_ns, .deadline = deadline_ns, .period = period_ns};
+    return CALL(__NR_sched_setattr, thread, &wanted, 0, 0);
+}
+
+CL__CHILD int64_t cl__sys_set_util(int thread, int low, int high)
+{
+    sched_request wanted = {.size = sizeof wanted, .util_min = (uint32_t)low, .util_max = (uint32_t)high,
+                            .flags = KEEPS_ALL | (low < 0 ? 0 : CLAMPS_MIN) | (high < 0 ? 0 : CLAMPS_MAX)};
+    int64_t rc = CALL(__NR_sched_setattr, thread, &wanted, 0, 0);
+    return rc == -E2BIG ? -ENOTSUP : rc; /* it knows no more than 48 bytes */
+}
+
+CL__CHILD int64_t cl__sys_get_affinity(int thread, void *mask, size_t room)
+{
+    return CALL(__NR_sched_getaffinity, thread, room, mask, 0);
+}
+
+CL__CHILD int64_t cl__sys_set_affinity(int thread, const void *mask, size_t size)
+{
+    return CALL(__NR_sched_setaffinity, thread, size, mask, 0);
+}
+
+/* The kernel counts these from 1. */
+int64_t cl__sys_get_io_priority(int who, int id)
+{
+    return CALL(__NR_ioprio_get, who + 1, id, 0, 0);
+}
+
+CL__CHILD int64_t cl__sys_set_io_priority(int who, int id, int value)
+{
+    return CALL(__NR_ioprio_set, who + 1, id, value, 0);
+}
+
+CL__CHILD int64_t cl__sys_get_memory_policy(void *nodes, size_t room)
+{
+    int policy = 0;
+    int64_t rc = call6(__NR_get_mempolicy, (long)&policy, (long)nodes, (long)room * 8, 0, 0, 0);
+    return rc < 0 ? rc : policy & 0xff; /* beside it are flags of how nodes follow a cpuset */
+}
+
+CL__CHILD int64_t cl__sys_set_memory_policy(int policy, const void *nodes, size_t size)
+{
+    return CALL(__NR_set_mempolicy, policy, nodes, nodes ? size * 8 + 1 : 0, 0); /* it takes one bit less than it is told */
+}
+
+int64_t cl__sys_get_qos(void)
+{
+    return -ENOTSUP;
+}
+
+int64_t cl__sys_set_qos(int qos)
+{
+    (void)qos;
+    return -ENOTSUP;
 }
 
 CL__CHILD int64_t cl__sys_set_death_signal(int signal)

@@ -56,7 +56,12 @@ STAYS = {
     "rlimits": Option("rlimits={'core': 0, 'nofile': 64}", "prlimit64(0, RLIMIT_NOFILE"),
     "nice": Option("nice=5", "setpriority("),
     "sched": Option("sched='batch'", "sched_setscheduler("),
+    "sched, reset_on_fork": Option("sched='batch', reset_on_fork=True", "SCHED_BATCH|SCHED_RESET_ON_FORK"),
+    "sched, a deadline": Option("sched=cl.cpu.Deadline(0.001, 0.1), best_effort=True", "sched_setattr("),
+    "uclamp": Option("uclamp=(0, 512), best_effort=True", "sched_setattr("),
     "cpus": Option("cpus=os.sched_getaffinity(0)", "sched_setaffinity("),
+    "memory_policy": Option("memory_policy='local', best_effort=True", "set_mempolicy("),
+    "autogroup": Option("autogroup=1, new_session=True, best_effort=True", "/proc/self/autogroup"),
     "io_priority": Option("io_priority='idle'", "ioprio_set("),
     "oom_score_adj": Option("oom_score_adj=500", "oom_score_adj"),
     "die_with_parent=True": Option("die_with_parent=True", "PR_SET_PDEATHSIG"),
@@ -70,7 +75,8 @@ STAYS = {
     "all at once": Option(
         "umask=0o077, cwd=directory, fds={9: null}, new_session=True, controlling_terminal=second, nice=5, "
         "sched='batch', cpus=os.sched_getaffinity(0), io_priority='idle', oom_score_adj=500, no_new_privs=True, "
-        "rlimits={'core': 0}, signal_mask=['USR1'], die_with_parent=True, capture=True",
+        "rlimits={'core': 0}, signal_mask=['USR1'], die_with_parent=True, capture=True, memory_policy='local', "
+        "uclamp=(None, 1000), autogroup=3, reset_on_fork=True, best_effort=True",
         "PR_SET_NO_NEW_PRIVS",
     ),
 }

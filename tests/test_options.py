@@ -74,7 +74,10 @@ FORMS = {
         ({"stack": [1, 2]}, (("stack", 1, 2),)),
     ],
     "nice": [(-20, -20), (19, 19)],
-    "sched": [("batch", (3, 0)), ("idle", (5, 0)), ("other", (0, 0)), (("fifo", 1), (1, 1)), (("rr", 99), (2, 99))],
+    "sched": [("batch", (3, 0)), ("idle", (5, 0)), ("other", (0, 0)), (("fifo", 1), (1, 1)), (("rr", 99), (2, 99)),
+        (cl.cpu.Deadline(0.001, 0.01), cl.cpu.Deadline(0.001, 0.01, 0.01))],
+    "reset_on_fork": [(True, True), (False, False)],
+    "uclamp": [((0, 1024), (0, 1024)), ((None, 512), (-1, 512)), ([100, None], (100, -1))],
     "cpus": [
         ("0", (0,)),
         ("0-3,8", (0, 1, 2, 3, 8)),
@@ -83,7 +86,18 @@ FORMS = {
         (7, (7,)),
         (range(3), (0, 1, 2)),
     ],
-    "io_priority": [("idle", 3 << 13), (("best-effort", 7), 2 << 13 | 7), (("realtime", 0), 1 << 13)],
+    "io_priority": [("idle", 3 << 13), (("best-effort", 7), 2 << 13 | 7), (("realtime", 0), 1 << 13), ("none", 0)],
+    "memory_policy": [
+        ("default", (0, ())),
+        ("local", (4, ())),
+        (("bind", "0-1,4"), (2, (0, 1, 4))),
+        (("interleave", {1, 0}), (3, (0, 1))),
+        (("preferred", 7), (1, (7,))),
+        (("preferred-many", [1, 2]), (5, (1, 2))),
+        (("weighted-interleave", "0x3"), (6, (0, 1))),
+    ],
+    "autogroup": [(-20, -20), (19, 19)],
+    "best_effort": [(True, True), (False, False)],
     "oom_score_adj": [(-1000, -1000), (1000, 1000)],
     "strategy": [("clone3", "clone3"), ("vfork", "vfork"), ("posix_spawn", "posix_spawn"), ("fork", "fork")],
     "capture": [(True, True), (False, False)],
@@ -102,6 +116,8 @@ FORMS = {
 }  # fmt: skip
 # What some cannot be without.
 BESIDE = {
+    "autogroup": {"new_session": True},
+    "reset_on_fork": {"sched": "batch"},
     "controlling_terminal": {"new_session": True},
     "tee_stdout": {"capture": True},
     "tee_stderr": {"stderr": cl.PIPE},
@@ -171,6 +187,8 @@ def test_type_checkers_know_every_option():
     [
         ({"new_session": True, "process_group": 0}, ["new_session", "process_group"]),
         ({"foreground": True, "new_session": True}, ["foreground", "new_session"]),
+        ({"autogroup": 5}, ["autogroup", "new_session=True"]),
+        ({"reset_on_fork": True}, ["reset_on_fork", "sched="]),
         ({"foreground": True, "process_group": 5}, ["foreground", "process_group"]),
         ({"controlling_terminal": 0}, ["controlling_terminal", "new_session"]),
         ({"contain": "group", "process_group": 5}, ["contain='group'", "process_group"]),

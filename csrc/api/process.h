@@ -33,6 +33,7 @@ typedef struct cl_report {
     int64_t block_writes;
     int64_t voluntary_switches;
     int64_t involuntary_switches;
+    int64_t not_applied;   /* byte n: the errno of stage CL_STAGE_NICE + n, which CL_OPT_BEST_EFFORT went on without; or 0 */
 } cl_report;
 
 /* Make an empty process object. -ENOMEM.

@@ -22,22 +22,26 @@ enum cl_stage {
     CL_STAGE_FOREGROUND = 8,  /* tcsetpgrp */
     CL_STAGE_CGROUP = 9,      /* joining the cgroup */
     CL_STAGE_LIMITS = 10,     /* setrlimit */
+    /* From NICE to OOM: what CL_OPT_BEST_EFFORT goes on without; see cl_report.not_applied. */
     CL_STAGE_NICE = 11,       /* setpriority */
-    CL_STAGE_SCHEDULER = 12,  /* sched_setscheduler */
-    CL_STAGE_AFFINITY = 13,   /* sched_setaffinity */
-    CL_STAGE_IO_PRIORITY = 14,/* ioprio_set */
-    CL_STAGE_OOM = 15,        /* writing oom_score_adj */
-    CL_STAGE_DESCRIPTORS = 16,/* dup2, open /dev/null, closing the others */
-    CL_STAGE_UMASK = 17,
-    CL_STAGE_CWD = 18,        /* chdir, fchdir */
-    CL_STAGE_GROUPS = 19,     /* setgroups */
-    CL_STAGE_GID = 20,        /* setresgid */
-    CL_STAGE_UID = 21,        /* setresuid */
-    CL_STAGE_DEATH_SIGNAL = 22, /* PR_SET_PDEATHSIG; ESRCH: the parent was gone already */
-    CL_STAGE_NO_NEW_PRIVS = 23,
-    CL_STAGE_SIGNALS = 24,    /* dispositions and mask */
-    CL_STAGE_EXEC = 25,       /* execve */
-    CL_STAGE_TRAMPOLINE = 26  /* the exec trampoline could not be started */
+    CL_STAGE_SCHEDULER = 12,  /* sched_setscheduler, sched_setattr */
+    CL_STAGE_UCLAMP = 13,     /* sched_setattr */
+    CL_STAGE_AFFINITY = 14,   /* sched_setaffinity; ENODEV: it took some of the CPUs, not all */
+    CL_STAGE_IO_PRIORITY = 15,/* ioprio_set */
+    CL_STAGE_MEMORY_POLICY = 16, /* set_mempolicy; ENODEV: it took some of the nodes, not all */
+    CL_STAGE_AUTOGROUP = 17,  /* writing autogroup; EBUSY: others have just done so (the kernel's EAGAIN) */
+    CL_STAGE_OOM = 18,        /* writing oom_score_adj */
+    CL_STAGE_DESCRIPTORS = 19,/* dup2, open /dev/null, closing the others */
+    CL_STAGE_UMASK = 20,
+    CL_STAGE_CWD = 21,        /* chdir, fchdir */
+    CL_STAGE_GROUPS = 22,     /* setgroups */
+    CL_STAGE_GID = 23,        /* setresgid */
+    CL_STAGE_UID = 24,        /* setresuid */
+    CL_STAGE_DEATH_SIGNAL = 25, /* PR_SET_PDEATHSIG; ESRCH: the parent was gone already */
+    CL_STAGE_NO_NEW_PRIVS = 26,
+    CL_STAGE_SIGNALS = 27,    /* dispositions and mask */
+    CL_STAGE_EXEC = 28,       /* execve */
+    CL_STAGE_TRAMPOLINE = 29  /* the exec trampoline could not be started */
 };
 
 /* Bits of cl_command.options: which of the fields below are in force. */
@@ -58,7 +62,12 @@ enum cl_option {
     CL_OPT_UID = 8192,
     CL_OPT_GID = 16384,
     CL_OPT_GROUPS = 32768,
-    CL_OPT_CGROUP_V1 = 65536     /* cl_launch.cgroup_fd is a v1 directory: needs the forking strategy */
+    CL_OPT_CGROUP_V1 = 65536,    /* cl_launch.cgroup_fd is a v1 directory: needs the forking strategy */
+    CL_OPT_RESET_ON_FORK = 131072, /* with CL_OPT_SCHEDULER: what the child forks has the policy "other" again */
+    CL_OPT_UCLAMP = 262144,
+    CL_OPT_MEMORY_POLICY = 524288,
+    CL_OPT_AUTOGROUP = 1048576,
+    CL_OPT_BEST_EFFORT = 2097152 /* go on without what the system refuses of NICE to OOM, and report it */
 };
 
 enum cl_containment {
@@ -89,14 +98,19 @@ typedef struct cl_command {
     const cl_limit *limits;
     const cl_fd_move *moves;        /* distinct targets */
     const uint8_t *cpus;            /* affinity mask: bit n%8 of byte n/8, a multiple of 8 bytes; NULL: unchanged */
+    const uint8_t *nodes;           /* of the memory policy: bit n%8 of byte n/8, a multiple of 8 bytes; NULL: none */
     const uint32_t *groups;
     uint64_t options;               /* CL_OPT_* */
     uint64_t signal_mask;           /* bit s-1: signal s is blocked in the child */
     uint64_t signal_defaults;       /* beside SIGPIPE and SIGXFSZ, which are always reset */
     uint64_t signal_ignores;
+    uint64_t runtime_ns;            /* these three: of CL_SCHED_DEADLINE */
+    uint64_t deadline_ns;
+    uint64_t period_ns;
     uint32_t limit_count;
     uint32_t move_count;
     uint32_t cpus_size;             /* bytes */
+    uint32_t nodes_size;            /* bytes */
     uint32_t group_count;
     int32_t strategy;               /* CL_STRATEGY_* */
     int32_t contain;                /* CL_CONTAIN_* */
@@ -105,8 +119,12 @@ typedef struct cl_command {
     int32_t process_group;          /* 0: a new one, led by the child */
     int32_t terminal_fd;
     int32_t nice;
-    int32_t sched_policy;
+    int32_t sched_policy;           /* CL_SCHED_* */
     int32_t sched_priority;
+    int32_t util_min;               /* of 1024, or -1: unchanged */
+    int32_t util_max;
+    int32_t memory_policy;          /* CL_MEMORY_* */
+    int32_t autogroup;              /* nice of the child's session, which must be new: it is that of all in it */
     int32_t io_priority;            /* class << 13 | level, as ioprio_set(2) */
     int32_t oom_score_adj;
     int32_t death_signal;

@@ -302,13 +302,13 @@ static void start_frozen(frozen *it)
     cl__job job = {.command = &command, .env = env, .paths = paths, .moves = moves, .move_count = 3,
                    .parent = getpid(), .cgroup_fd = -1, .report_fd = -1};
     uint64_t old;
-    int stage, error;
+    cl__spawned said;
     CHECK_IS(cl__flight_new(&it->pool, &job, &it->flight), 0);
     cl__sys_block_signals(UINT64_MAX, &old);
     it->pid = cl__flight_start(it->flight, it->dir, &it->pidfd); /* and it comes back */
     cl__sys_block_signals(old, NULL);
     CHECK(it->pid > 0);
-    CHECK(!cl__flight_has_landed(it->flight, &stage, &error));
+    CHECK(!cl__flight_has_landed(it->flight, &said));
     memset(argv, 0xff, sizeof argv); /* nothing of ours is used any more */
     memset(moves, 0xff, sizeof moves);
     memset(&command, 0xff, sizeof command);
@@ -325,7 +325,8 @@ static void end_frozen(frozen *it)
 static void an_exec_that_hangs_holds_nobody(void)
 {
     frozen it;
-    int ends[2], stage = -1, error = -1;
+    cl__spawned said = {.stage = -1};
+    int ends[2];
     siginfo_t info;
     if (!prepare_frozen(&it))
         return;
@@ -341,14 +342,14 @@ static void an_exec_that_hangs_holds_nobody(void)
     close(ends[1]);
     step_until_empty();
     ended_with(1, CL_STATE_EXITED, 0);
-    CHECK(!cl__flight_has_landed(it.flight, &stage, &error));
+    CHECK(!cl__flight_has_landed(it.flight, &said));
 
     freeze(it.cgroup, "0");
     expect_line(it.out[0], "out\n");
     MUST(waitid(P_PID, (id_t)it.pid, &info, WEXITED));
     CHECK_IS(info.si_status, 0);
-    CHECK(cl__flight_has_landed(it.flight, &stage, &error));
-    CHECK_IS(stage, CL_STAGE_NONE);
+    CHECK(cl__flight_has_landed(it.flight, &said));
+    CHECK_IS(said.stage, CL_STAGE_NONE);
     cl__flight_free(&it.pool, it.flight);
     cl__flights_close(&it.pool);
     close(it.pidfd);

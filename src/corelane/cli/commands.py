@@ -15,6 +15,7 @@ _COMMANDS = {
     "batch": ("corelane.cli.batch", "batch"),
     "bench": ("corelane.cli.bench.command", "bench"),
     "doctor": ("corelane.cli.doctor", "doctor"),
+    "pin": ("corelane.cli.pin", "pin"),
     "plan": ("corelane.cli.plan", "plan"),
     "run": ("corelane.cli.run", "run"),
     "topology": ("corelane.cli.topology", "topology"),

@@ -16,7 +16,7 @@ import click
 from corelane.cli.main import OWN_FAILURE
 from corelane.cli.messages import say, write_line
 from corelane.cli.relay import supervise
-from corelane.cli.values import ACCOUNT, LIMIT, PAIR, PATH, SECONDS, TIMEOUT, UMASK, VARIABLE
+from corelane.cli.values import ACCOUNT, CLAMP, LIMIT, MEMORY, PAIR, PATH, SCHED, SECONDS, TIMEOUT, UMASK, VARIABLE
 from corelane.errors import CorelaneError, SpawnFailed
 from corelane.process import STDOUT, Command, File, Result
 
@@ -33,8 +33,13 @@ _settings = {"allow_interspersed_args": False, "max_content_width": 100}
 @click.command(context_settings=_settings, options_metavar="[OPTION]...")
 @click.option("--cpus", metavar="LIST", help="Run on these CPUs only: 2, or 0-3,8.")
 @click.option("--nice", type=int, metavar="N", help="Priority, from -20 (high) to 19.")
-@click.option("--sched", type=PAIR, help="other, batch, idle, fifo:PRIORITY or rr:PRIORITY.")
+@click.option("--sched", type=SCHED, help="other, batch, idle, fifo:N, rr:N or deadline:RUNTIME:DEADLINE[:PERIOD].")
+@click.option("--reset-on-fork", is_flag=True, default=None, help="With --sched: not for what the program forks.")
+@click.option("--uclamp", type=CLAMP, help="Lowest and highest utilisation, 0 to 1024.")
 @click.option("--io-priority", type=PAIR, help="idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
+@click.option("--mem", "memory_policy", type=MEMORY, help="local, bind:NODES, interleave:NODES or preferred:NODE.")
+@click.option("--autogroup", type=int, metavar="N", help="With --new-session: the session's priority, -20 to 19.")
+@click.option("--best-effort", is_flag=True, help="Go on without what the system refuses of these, and say so.")
 @click.option("--oom-score-adj", type=int, metavar="N", help="-1000 (never killed for memory) to 1000.")
 @click.option("--limit", "rlimits", type=LIMIT, multiple=True, help="A resource limit, like nofile=64 or as=2G.")
 @click.option("--timeout", type=TIMEOUT, help="End it after so long: 10, 1.5, 300ms, 2m, 1h.")
@@ -147,6 +152,8 @@ def _supervised(command: Command) -> tuple[int, dict[str, Any]]:
         if isinstance(error, SpawnFailed):
             facts |= {"stage": error.stage, "errno": error.errno}
         return _status_of_error(error), facts
+    for refused in result.not_applied:
+        say(str(refused))
     return _status(result, timed_out), _facts(result, timed_out)
 
 
@@ -179,6 +186,7 @@ def _facts(result: Result, timed_out: bool) -> dict[str, Any]:
         "usage": result.usage._asdict(),
         "contained": result.contained,
         "strategy": result.strategy,
+        "not_applied": [str(refused) for refused in result.not_applied],
     }
 
 

@@ -231,9 +231,10 @@ def shell_line(line: str) -> Entry | None:
 
 
 _JSON_OPTIONS = {
-    "cgroup", "contain", "cpus", "cwd", "env", "env_add", "env_remove", "extra_groups", "grace", "group", "io_priority",
-    "new_session", "nice", "no_new_privs", "oom_score_adj", "program", "rlimits", "sched", "signal_defaults",
-    "signal_ignores", "signal_mask", "stderr", "stdin", "stdout", "strategy", "timeout", "umask", "user",
+    "autogroup", "cgroup", "contain", "cpus", "cwd", "env", "env_add", "env_remove", "extra_groups", "grace", "group",
+    "io_priority", "memory_policy", "new_session", "nice", "no_new_privs", "oom_score_adj", "program", "reset_on_fork",
+    "rlimits", "sched", "signal_defaults", "signal_ignores", "signal_mask", "stderr", "stdin", "stdout", "strategy",
+    "timeout", "uclamp", "umask", "user",
 }  # fmt: skip
 
 
@@ -280,7 +281,7 @@ def _option(name: str, value: Any) -> Any:
             raise ValueError(f'{name} must be like {{"file": "path"}}{text}, not {value!r}')
     if name == "cwd" and not isinstance(value, str):  # to a Command a number would be a descriptor
         raise ValueError(f"cwd must be a path, not {value!r}")
-    return tuple(value) if name in ("sched", "io_priority") and isinstance(value, list) else value
+    return tuple(value) if name in ("sched", "io_priority", "memory_policy") and isinstance(value, list) else value
 
 
 # ---- templates -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,22 @@ from typing import Any
 
 import click
 
-__all__ = ["ACCOUNT", "LIMIT", "PAIR", "PATH", "SECONDS", "TIMEOUT", "UMASK", "VARIABLE", "Type"]
+from corelane.cpu.policies import Deadline
+
+__all__ = [
+    "ACCOUNT",
+    "CLAMP",
+    "LIMIT",
+    "MEMORY",
+    "PAIR",
+    "PATH",
+    "SCHED",
+    "SECONDS",
+    "TIMEOUT",
+    "UMASK",
+    "VARIABLE",
+    "Type",
+]
 
 
 class Type(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3, and no class to subscript before
@@ -54,6 +69,28 @@ def _pair(text: str) -> Any:
     return word, int(number)
 
 
+def _sched(text: str) -> Any:
+    """As _pair, or deadline:RUNTIME:DEADLINE[:PERIOD]."""
+    word, *spans = text.split(":")
+    if word != "deadline":
+        return _pair(text)
+    if len(spans) not in (2, 3):
+        raise ValueError(f"{text!r} is not deadline:RUNTIME:DEADLINE[:PERIOD], like deadline:2ms:10ms")
+    return Deadline(*map(_seconds, spans))
+
+
+def _memory(text: str) -> Any:
+    word, colon, nodes = text.partition(":")
+    return (word, nodes) if colon else word
+
+
+def _clamp(text: str) -> tuple[int | None, int | None]:
+    low, colon, high = text.partition(":")
+    if not colon or not all(each.isdecimal() or not each for each in (low, high)):
+        raise ValueError(f"{text!r} is not LOW:HIGH, each from 0 to 1024, or empty: unchanged")
+    return (int(low) if low else None), (int(high) if high else None)
+
+
 def _amount(text: str) -> int | str:
     factors = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     digits = text[:-1] if text[-1:] in factors else text
@@ -90,6 +127,8 @@ def _account(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
+SCHED, MEMORY = Type("POLICY", _sched), Type("POLICY[:NODES]", _memory)
+CLAMP = Type("LOW:HIGH", _clamp)
 SECONDS, TIMEOUT, PAIR = Type("TIME", _seconds), Type("TIME", _timeout), Type("WORD[:NUMBER]", _pair)
 LIMIT, VARIABLE = Type("NAME=SOFT[:HARD]", _limit), Type("NAME=VALUE", _variable)
 UMASK, ACCOUNT = Type("OCTAL", _octal), Type("NAME|ID", _account)

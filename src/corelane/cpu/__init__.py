@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.cpu.affinity import get_affinity, pinned, set_affinity
     from corelane.cpu.classes import PRIORITY_CLASSES, ClassRule, Priority, priority_class
     from corelane.cpu.counting import available, budget, count, explain
     from corelane.cpu.doctor import Advice, Cost, Diagnosis, Evidence, Finding, diagnose
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from corelane.cpu.model import Cache, Core, Cpu, Node, Topology
     from corelane.cpu.moves import Move, apply_moves, rebalance
     from corelane.cpu.placement import POLICIES, Place, Plan, plan
+    from corelane.cpu.policies import Deadline
+    from corelane.cpu.priority import get_io_priority, get_memory_policy, get_nice, get_priority, get_qos, set_io_priority, set_memory_policy, set_nice, set_priority, set_qos
     from corelane.cpu.sampler import Load, LoadSampler, Pressure, load
     from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
     from corelane.cpu.watch import Watch, watch_budget
@@ -40,6 +43,7 @@ _LATER = {
     "Cost": "doctor",
     "Cpu": "model",
     "CpuStatistics": "manager",
+    "Deadline": "policies",
     "Diagnosis": "doctor",
     "Evidence": "doctor",
     "Finding": "doctor",
@@ -66,12 +70,25 @@ _LATER = {
     "explain": "counting",
     "format_cpus": "lists",
     "format_mask": "lists",
+    "get_affinity": "affinity",
+    "get_io_priority": "priority",
+    "get_memory_policy": "priority",
+    "get_nice": "priority",
+    "get_priority": "priority",
+    "get_qos": "priority",
     "limit_threads": "thread_limits",
     "load": "sampler",
     "parse_cpus": "lists",
+    "pinned": "affinity",
     "plan": "placement",
     "priority_class": "classes",
     "rebalance": "moves",
+    "set_affinity": "affinity",
+    "set_io_priority": "priority",
+    "set_memory_policy": "priority",
+    "set_nice": "priority",
+    "set_priority": "priority",
+    "set_qos": "priority",
     "thread_environment": "thread_limits",
     "topology": "hardware",
     "watch_budget": "watch",
@@ -105,6 +122,7 @@ __all__ = [
     "Cost",
     "Cpu",
     "CpuStatistics",
+    "Deadline",
     "Diagnosis",
     "Evidence",
     "Finding",
@@ -129,12 +147,25 @@ __all__ = [
     "explain",
     "format_cpus",
     "format_mask",
+    "get_affinity",
+    "get_io_priority",
+    "get_memory_policy",
+    "get_nice",
+    "get_priority",
+    "get_qos",
     "limit_threads",
     "load",
     "parse_cpus",
+    "pinned",
     "plan",
     "priority_class",
     "rebalance",
+    "set_affinity",
+    "set_io_priority",
+    "set_memory_policy",
+    "set_nice",
+    "set_priority",
+    "set_qos",
     "thread_environment",
     "topology",
     "watch_budget",

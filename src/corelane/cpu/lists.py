@@ -23,13 +23,15 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+)(?:/(\d+))?)?)?")
 _MASK = re.compile(r"(?:0x)?([0-9a-f]+(?:,[0-9a-f]{1,8})*)", re.IGNORECASE)
 
 
-def cpu_list(name: str, value: Any) -> tuple[int, ...]:
+def cpu_list(name: str, value: Any, kind: str = "CPU", most: int = MOST_CPUS) -> tuple[int, ...]:
     """CPUs, sorted and each once.
 
     Args:
         name: the parameter, for messages.
         value: one number; a collection of numbers; or text: the kernel's list syntax ("0-3,8"; "0-7:2", every second;
             "0-7:2/4", the first two of every four), or a mask with 0x ("0x10f"), as taskset(1) and Slurm print it.
+        kind, most: for other things that are numbered and listed so (NUMA nodes): what one is called, and how many
+            there can be.
 
     Raises:
         TypeError: it is none of those. ValueError: it is empty, malformed, negative, or beyond what any kernel has.
@@ -37,31 +39,33 @@ def cpu_list(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = (value,)
     if isinstance(value, str):
-        cpus = _of_mask(name, value) if value.strip()[:2] in ("0x", "0X") else _of_list(name, value)
+        cpus = _of_mask(name, value) if value.strip()[:2] in ("0x", "0X") else _of_list(name, value, kind, most)
     elif isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)):
-        parse = integer(0, MOST_CPUS - 1)
+        parse = integer(0, most - 1)
         cpus = {parse(name, each) for each in value}
     else:
-        raise TypeError(f"{name} must be CPU numbers or a list like '0-3,8', not {value!r}")
+        raise TypeError(f"{name} must be {kind} numbers or a list like '0-3,8', not {value!r}")
     if not cpus:
-        raise ValueError(f"{name} is empty: a process needs at least one CPU")
+        raise ValueError(f"{name} is empty: a process needs at least one {kind}")
+    if max(cpus) >= most:
+        raise ValueError(f"{name}: {kind} {max(cpus)} is beyond what any kernel has")
     return tuple(sorted(cpus))
 
 
-def _of_list(name: str, text: str) -> set[int]:
+def _of_list(name: str, text: str, kind: str, most: int) -> set[int]:
     cpus: set[int] = set()
     if not text.strip():
         return cpus
     for part in text.strip().split(","):
         match = _RANGE.fullmatch(part.strip())
         if not match or not part.isascii():
-            raise ValueError(f"{name}: {part!r} in {text!r} is neither a CPU nor a range like 0-3")
+            raise ValueError(f"{name}: {part!r} in {text!r} is neither a {kind} nor a range like 0-3")
         first, last = int(match[1]), int(match[2] or match[1])
         used, group = (int(match[3]), int(match[4])) if match[4] else (1, int(match[3] or 1))
         if last < first:
             raise ValueError(f"{name}: the range {part!r} runs backwards")
-        if last >= MOST_CPUS:
-            raise ValueError(f"{name}: CPU {last} is beyond what any kernel has")
+        if last >= most:
+            raise ValueError(f"{name}: {kind} {last} is beyond what any kernel has")
         if not 0 < used <= group:
             raise ValueError(f"{name}: in {part!r}, a step is at least 1, and no more are used of a group than it has")
         cpus.update(cpu for cpu in range(first, last + 1) if (cpu - first) % group < used)

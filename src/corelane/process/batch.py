@@ -34,7 +34,7 @@ _EACH = _HEAD.size + RUN_REPORT.size
 _AT_ONCE = 64  # children started, and results taken, by one call
 STEP_NS = 500_000_000  # as in a single run: a signal that comes just before the engine sleeps is seen after so long
 _ABORT_NS = 2_000_000_000
-_NOTHING = (0,) * 32  # the report of what was never started
+_NOTHING = (0,) * (RUN_REPORT.size // 8)  # the report of what was never started
 
 
 class Batch:

@@ -26,13 +26,23 @@ from corelane.process.engine import status_failure
 from corelane.process.environ import capture, new_snapshot
 from corelane.process.explain import explain
 from corelane.process.pack import nanoseconds
-from corelane.process.result import CONTAINMENTS, REPORT, STRATEGIES, Result, Usage, returncode_of, usage_of
+from corelane.process.result import (
+    CONTAINMENTS,
+    REPORT,
+    STRATEGIES,
+    Result,
+    Usage,
+    not_applied,
+    returncode_of,
+    usage_of,
+)
 from corelane.process.values import signal_number
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from corelane.errors import CpuRefused
     from corelane.process.command import Command
     from corelane.process.pack import Packed
 
@@ -187,6 +197,11 @@ class Child:
         """The return code as far as it is known; does not look at the child."""
         report = _report(self._core)
         return returncode_of(report[layout.STATE], report[layout.STATUS])
+
+    @property
+    def not_applied(self) -> tuple[CpuRefused, ...]:
+        """With best_effort: what of its scheduling, CPUs and memory the system refused, and why; () if nothing."""
+        return not_applied(self.command, _report(self._core))
 
     @property
     def usage(self) -> Usage | None:

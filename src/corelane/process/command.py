@@ -136,9 +136,13 @@ class Command(Runnable):
     Signals: signal_mask (blocked in the child), signal_defaults, signal_ignores.
     Resources:
         rlimits: {"nofile": 64, "cpu": (1, 2), "core": "unlimited"} (soft and hard, or both at once).
-        nice: -20 to 19. sched: "batch", "idle", "other", ("fifo", 1..99), ("rr", 1..99).
-        cpus: {2, 3} or "2-3,8". io_priority: "idle", ("best-effort", 0..7), ("realtime", 0..7).
-        oom_score_adj: -1000 to 1000.
+        nice: -20 to 19. sched: "batch", "idle", "other", ("fifo", 1..99), ("rr", 1..99), cpu.Deadline(...).
+        reset_on_fork: with sched: what the child forks has the policy "other" (default: with a Deadline).
+        uclamp: (lowest, highest) utilisation of 1024, None: unchanged.
+        cpus: {2, 3} or "2-3,8" or "0x10c". io_priority: "none", "idle", ("best-effort", 0..7), ("realtime", 0..7).
+        memory_policy: "local", ("bind", "0-1"), ("interleave", nodes), ("preferred", node), ("preferred-many", nodes).
+        autogroup: nice value of the new session's autogroup, -20 to 19. oom_score_adj: -1000 to 1000.
+        best_effort: True: what the system refuses of these is left out, and in `not_applied` of the Result or Process.
     How: strategy: "auto", "clone3", "vfork", "posix_spawn" or "fork".
     The run:
         capture: True is PIPE for stdout and stderr, where not given. check: False: no error for a failed child.

@@ -8,7 +8,8 @@ import errno
 import os
 
 from corelane._ffi import lib
-from corelane.errors import SpawnFailed, spawn_failed
+from corelane.cpu.policies import Deadline, written
+from corelane.errors import CpuRefused, SpawnFailed, cpu_refused, spawn_failed
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ ADVICE: dict[int, str] = {
     errno.ETXTBSY: "somebody still has the program open for writing",
 }
 _STAGE_ADVICE: dict[str, str] = {
-    "nice": "a higher priority than ours needs CAP_SYS_NICE or a lower RLIMIT_NICE",
-    "scheduler": "real-time policies need CAP_SYS_NICE or RLIMIT_RTPRIO",
-    "affinity": "none of those CPUs is both online and in our cpuset (see /proc/self/status, Cpus_allowed_list)",
-    "io_priority": "the realtime class needs CAP_SYS_NICE",
-    "oom": "lowering the score needs CAP_SYS_RESOURCE",
     "limits": "a limit above the hard one of this process needs CAP_SYS_RESOURCE",
     "uid": "changing the user needs CAP_SETUID",
     "gid": "changing the group needs CAP_SETGID",
@@ -49,6 +45,42 @@ _STAGE_ADVICE: dict[str, str] = {
     "descriptors": "a descriptor given to the child is not open, or the limit on them is reached",
     "trampoline": "corelane's helper program is missing or not executable: reinstall corelane",
 }
+
+
+# Those that best_effort goes on without, and the option that each carries out.
+_OPTION_OF = {
+    "nice": "nice",
+    "scheduler": "sched",
+    "uclamp": "uclamp",
+    "affinity": "cpus",
+    "io_priority": "io_priority",
+    "memory_policy": "memory_policy",
+    "autogroup": "autogroup",
+    "oom": "oom_score_adj",
+}
+_STEP_OF = {option: step for step, option in _OPTION_OF.items()}
+
+
+def _about_step(command: Command, step: str, number: int) -> str:
+    from corelane.cpu.refusals import advice
+
+    value = command.option(_OPTION_OF[step])
+    said = advice(step, number, value)
+    if step == "scheduler" and number == errno.EPERM and isinstance(value, Deadline) and command.option("cpus"):
+        said = "a thread with a deadline runs on all CPUs of its scheduling domain: leave out cpus="
+    if step == "affinity" and number == errno.EBUSY:
+        return "a child with a deadline runs on all CPUs of its scheduling domain: leave out cpus="
+    return said
+
+
+def refused_step(command: Command, option: str, number: int) -> CpuRefused:
+    """The error for an option that a child with best_effort went on without.
+
+    Args:
+        option: "nice", "sched", "cpus", ... number: the errno.
+    """
+    what = f"{written(option, command.option(option))} of {command}"
+    return cpu_refused(what, number, _about_step(command, _STEP_OF[option], number))
 
 
 def explain(command: Command, stage_number: int, number: int) -> SpawnFailed:
@@ -64,6 +96,9 @@ def explain(command: Command, stage_number: int, number: int) -> SpawnFailed:
         why = _about_program(command, number)
     elif stage == "cwd":
         why = f"its working directory {command.option('cwd')!r} cannot be entered"
+    elif stage in _OPTION_OF:
+        option = _OPTION_OF[stage]
+        why = f"{written(option, command.option(option))}: {_about_step(command, stage, number)}"
     else:
         why = ADVICE.get(number) or _STAGE_ADVICE.get(stage, "")
     reason = f"[{stage}] {os.strerror(number)}" + (f": {why}" if why else "")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from corelane import _values
-from corelane.cpu import lists
+from corelane.cpu import lists, policies
 from corelane.process import redirect, retry, values
 from corelane.process.redirect import PIPE
 
@@ -56,10 +56,15 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "signal_ignores": values.signal_set(True),
     # resources
     "rlimits": values.limits,
-    "nice": _values.integer(-20, 19),
-    "sched": values.scheduler,
+    "nice": policies.nice,
+    "sched": policies.scheduler,
+    "reset_on_fork": _values.flag,
+    "uclamp": policies.uclamp,
     "cpus": lists.cpu_list,
-    "io_priority": values.io_priority,
+    "io_priority": policies.io_priority,
+    "memory_policy": policies.memory_policy,
+    "autogroup": policies.nice,
+    "best_effort": _values.flag,
     "oom_score_adj": _values.integer(-1000, 1000),
     # how
     "strategy": _values.choice("auto", "clone3", "vfork", "posix_spawn", "fork"),
@@ -147,6 +152,10 @@ def check_together(options: dict[str, Any]) -> None:
         refuse("foreground needs a group of the child's own in our session: no new_session, no process_group")
     if "controlling_terminal" in options and not has("new_session"):
         refuse("controlling_terminal needs new_session=True: only a session leader without a terminal can take one")
+    if "autogroup" in options and not has("new_session"):
+        refuse("autogroup needs new_session=True: it is a session's, so it would be changed for ours, too")
+    if "reset_on_fork" in options and "sched" not in options:
+        refuse("reset_on_fork goes with a policy: give sched= too")
     if options.get("contain") in ("group", "cgroup") and options.get("process_group"):
         refuse(
             f"contain={options['contain']!r} would kill all of process_group {options['process_group']}, "

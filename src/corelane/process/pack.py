@@ -14,6 +14,7 @@ import signal
 
 from corelane._ffi import PLATFORM, ffi, lib
 from corelane.cpu.lists import kernel_mask
+from corelane.cpu.policies import Deadline
 from corelane.errors import NotSupported, spawn_failed
 from corelane.process import cgroup, dropped
 from corelane.process.explain import ADVICE
@@ -46,17 +47,20 @@ _CONTAIN = {
 }
 _LIMIT_ACTIONS = {"fail": lib.CL_LIMIT_FAIL, "truncate": lib.CL_LIMIT_TRUNCATE, "kill": lib.CL_LIMIT_KILL}
 _FLAGS = {"new_session": lib.CL_OPT_NEW_SESSION, "foreground": lib.CL_OPT_FOREGROUND,
-          "no_new_privs": lib.CL_OPT_NO_NEW_PRIVS}  # fmt: skip
+          "no_new_privs": lib.CL_OPT_NO_NEW_PRIVS, "reset_on_fork": lib.CL_OPT_RESET_ON_FORK,
+          "best_effort": lib.CL_OPT_BEST_EFFORT}  # fmt: skip
 # option -> (its bit, its field): everything that is one number for both sides.
 _NUMBERS = {
     "umask": (lib.CL_OPT_UMASK, "umask"),
     "process_group": (lib.CL_OPT_PROCESS_GROUP, "process_group"),
     "nice": (lib.CL_OPT_NICE, "nice"),
     "io_priority": (lib.CL_OPT_IO_PRIORITY, "io_priority"),
+    "autogroup": (lib.CL_OPT_AUTOGROUP, "autogroup"),
     "oom_score_adj": (lib.CL_OPT_OOM_SCORE_ADJ, "oom_score_adj"),
 }
 _STREAMS = ("stdin", "stdout", "stderr")
-_LINUX_ONLY = ("sched", "cpus", "io_priority", "oom_score_adj", "no_new_privs", "die_with_parent", "cgroup")
+_REFUSABLE_ON_LINUX = ("sched", "uclamp", "cpus", "io_priority", "memory_policy", "autogroup", "oom_score_adj")
+_LINUX_ONLY = (*_REFUSABLE_ON_LINUX, "no_new_privs", "die_with_parent", "cgroup")
 _DRAIN = 0.1  # seconds that pipes are read on after the child has ended, while somebody else still holds them
 
 
@@ -211,8 +215,27 @@ class Packed:
             mask = kernel_mask(options["cpus"])
             c.cpus, c.cpus_size = self.kept(ffi.from_buffer("uint8_t[]", mask)), len(mask)
         if "sched" in options:
-            c.options |= lib.CL_OPT_SCHEDULER
-            c.sched_policy, c.sched_priority = options["sched"]
+            self.pack_policy(options["sched"], options)
+        if "uclamp" in options:
+            c.options |= lib.CL_OPT_UCLAMP
+            c.util_min, c.util_max = options["uclamp"]
+        if "memory_policy" in options:
+            c.options |= lib.CL_OPT_MEMORY_POLICY
+            c.memory_policy, nodes = options["memory_policy"]
+            if nodes:
+                mask = kernel_mask(nodes)
+                c.nodes, c.nodes_size = self.kept(ffi.from_buffer("uint8_t[]", mask)), len(mask)
+
+    def pack_policy(self, policy: tuple[int, int] | Deadline, options: dict[str, Any]) -> None:
+        c = self.command
+        c.options |= lib.CL_OPT_SCHEDULER
+        if not isinstance(policy, Deadline):
+            c.sched_policy, c.sched_priority = policy
+            return
+        c.sched_policy = lib.CL_SCHED_DEADLINE
+        c.runtime_ns, c.deadline_ns, c.period_ns = policy.nanoseconds
+        if options.get("reset_on_fork", True):  # else the child could not fork at all: EAGAIN
+            c.options |= lib.CL_OPT_RESET_ON_FORK
 
     def pack_account(self, options: dict[str, Any]) -> None:
         if not options.keys() & {"user", "group", "extra_groups"}:
@@ -375,6 +398,8 @@ def _check_platform(options: dict[str, Any]) -> None:
         raise NotSupported(f"strategy {strategy!r} needs Linux's clone; this build of corelane has only 'posix_spawn'")
     if PLATFORM == "darwin":
         for name in _LINUX_ONLY:
+            if options.get("best_effort") and name in _REFUSABLE_ON_LINUX:
+                continue  # the child says that it has none
             if options.get(name) or options.get("contain") == name:
                 raise NotSupported(f"{name}= has no counterpart on macOS")
 

@@ -9,6 +9,8 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.errors import CpuRefused
+
 __all__ = ["PartsResult", "of_part"]
 
 
@@ -82,6 +84,11 @@ class PartsResult:
         """How the first of them was spawned; see `Result.strategy`."""
         found: str = next((part.strategy for part in self._parts if hasattr(part, "strategy")), "none")
         return found
+
+    @property
+    def not_applied(self) -> tuple[CpuRefused, ...]:
+        """As of a Result: of all of them."""
+        return tuple(one for part in self._parts for one in getattr(part, "not_applied", ()))
 
     @property
     def elapsed(self) -> float:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import IO, Any, NoReturn
 
+    from corelane.errors import CpuRefused
     from corelane.process.command import Command
     from corelane.process.pipeline import Pipeline
     from corelane.process.result import Usage
@@ -166,6 +167,11 @@ class PipelineProcess:
     def pid(self) -> int:
         """The first command's process id, which is the group's number."""
         return self.stages[0].pid
+
+    @property
+    def not_applied(self) -> tuple[CpuRefused, ...]:
+        """As of a Process: of all stages."""
+        return tuple(one for stage in self.stages for one in getattr(stage, "not_applied", ()))
 
     @property
     def contained(self) -> str:

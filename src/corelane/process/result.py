@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from corelane.errors import CpuRefused
     from corelane.process.command import Command
 
 __all__ = ["Result", "Usage"]
@@ -35,11 +36,12 @@ class Usage(
 
 
 # cl_report: 64-bit fields only, so that one unpack reads it. cl_run_report begins with one.
-REPORT = Struct("=22q")
-RUN_REPORT = Struct("=32q")
+REPORT = Struct("=23q")
+RUN_REPORT = Struct("=33q")
 PID, PIDFD, STRATEGY, CONTAINED, STAGE, ERROR, PIPES = 0, 1, 2, 3, 4, 5, 6
 STATE, STATUS, CORE_DUMPED, ELAPSED, USAGE = 9, 10, 11, 12, 13
-TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA, IS_PLAIN = 22, 23, 24, 25, 26, 27, 29, 31
+NOT_APPLIED = 22
+TIMED_OUT, LIMIT_HIT, PIPES_LEFT_OPEN, TEE_ERROR, FEED_LEFT, SIZES, DATA, IS_PLAIN = 23, 24, 25, 26, 27, 28, 30, 32
 
 STRATEGIES = {
     lib.CL_STRATEGY_CLONE3: "clone3",
@@ -193,6 +195,11 @@ class Result:
         or "fork"."""
         return STRATEGIES.get(self._report[STRATEGY], "none")
 
+    @property
+    def not_applied(self) -> tuple[CpuRefused, ...]:
+        """With best_effort: what of its scheduling, CPUs and memory the system refused, and why; () if nothing."""
+        return not_applied(self._command, self._report)
+
     def _flag(self, at: int) -> int:
         return self._report[at] if len(self._report) > at else 0
 
@@ -207,6 +214,10 @@ class Result:
         # Of the command only what a Result shows: its options may hold what cannot be pickled, like file objects.
         given = getattr(self._command, "options_given", {})
         kept = {name: given.get(name) for name in ("encoding", "errors")}
+        if self._report[NOT_APPLIED]:
+            kept["best_effort"] = True
+            for number, _ in steps_refused(self._report[NOT_APPLIED]):
+                kept[STEPS[number]] = given.get(STEPS[number])
         state = (self.args, kept, self._report, self.stdout, self.stderr, self.index)
         return (
             _restore,
@@ -234,8 +245,29 @@ def _restore(
 ) -> Result:
     from corelane.process.command import Command
 
-    command: Any = Command(*args, **options) if args else None
+    command: Any = Command(*args) if args else None
+    if command is not None:
+        # In their normal form already, and without those that they would have to be given with.
+        object.__setattr__(command, "_options", {name: value for name, value in options.items() if value is not None})
     return Result(command, report, stdout, stderr, index)
+
+
+# The options that may be refused, in the order of their stages from CL_STAGE_NICE on.
+STEPS = ("nice", "sched", "uclamp", "cpus", "io_priority", "memory_policy", "autogroup", "oom_score_adj")
+
+
+def steps_refused(word: int) -> list[tuple[int, int]]:
+    """cl_report.not_applied as pairs: which of STEPS, and its errno."""
+    return [(n, word >> 8 * n & 0xFF) for n in range(len(STEPS)) if word >> 8 * n & 0xFF]
+
+
+def not_applied(command: Any, report: tuple[int, ...]) -> tuple[CpuRefused, ...]:
+    """What the report says that the child went on without."""
+    if not report[NOT_APPLIED]:
+        return ()
+    from corelane.process.explain import refused_step
+
+    return tuple(refused_step(command, STEPS[n], number) for n, number in steps_refused(report[NOT_APPLIED]))
 
 
 def decoded(command: Any, stdout: bytes | None) -> str:

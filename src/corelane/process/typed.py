@@ -8,6 +8,7 @@ import signal
 from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, Literal, Protocol, TypedDict
 
+from corelane.cpu.policies import Deadline
 from corelane.process.redirect import File, Redirection
 from corelane.process.retry import Retry
 
@@ -58,9 +59,14 @@ class Options(TypedDict, total=False):
     signal_ignores: Collection[Signal] | None
     rlimits: Mapping[str, Limit | tuple[Limit, Limit]] | None
     nice: int | None
-    sched: str | tuple[str, int] | None
+    sched: str | tuple[str, int] | Deadline | None
+    reset_on_fork: bool | None
+    uclamp: tuple[int | None, int | None] | None
     cpus: int | str | Collection[int] | None
     io_priority: str | tuple[str, int] | None
+    memory_policy: str | tuple[str, int | str | Collection[int]] | None
+    autogroup: int | None
+    best_effort: bool | None
     oom_score_adj: int | None
     strategy: Literal["auto", "clone3", "vfork", "posix_spawn", "fork"] | None
     capture: bool | None

@@ -104,31 +104,6 @@ def _limit_value(name: str, value: Any) -> int:
     return integer(0, 2**63 - 1)(name, value)
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2
-
-
-_POLICIES = {"other": 0, "fifo": 1, "rr": 2, "batch": 3, "idle": 5}
-
-
-def scheduler(name: str, value: Any) -> tuple[int, int]:
-    policy, priority = (value, 0) if isinstance(value, str) else value if _is_pair(value) else (None, 0)
-    if not isinstance(policy, str) or policy not in _POLICIES:
-        raise ValueError(f"{name} must be one of {', '.join(_POLICIES)}, or a pair like ('fifo', 10), not {value!r}")
-    real_time = policy in ("fifo", "rr")
-    return _POLICIES[policy], integer(1 if real_time else 0, 99 if real_time else 0)(f"{name}: priority", priority)
-
-
-_IO_CLASSES = {"realtime": 1, "best-effort": 2, "idle": 3}
-
-
-def io_priority(name: str, value: Any) -> int:
-    kind, level = (value, 4) if isinstance(value, str) else value if _is_pair(value) else (None, 0)
-    if not isinstance(kind, str) or kind not in _IO_CLASSES:
-        raise ValueError(f"{name} must be 'idle' or a pair like ('best-effort', 4), not {value!r}")
-    return _IO_CLASSES[kind] << 13 | (0 if kind == "idle" else integer(0, 7)(f"{name}: level", level))
-
-
 def fd_map(name: str, value: Any) -> tuple[tuple[int, Any], ...]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must map the child's numbers to descriptors of ours, not {value!r}")

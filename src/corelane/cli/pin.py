@@ -1,0 +1,183 @@
+"""`corelane pin`: what taskset(1), chrt(1), nice(1), ionice(1) and numactl(1) do, to a program or to what runs already.
+
+Owns nothing. A program is started as those start one: this process changes itself, and becomes it, with the same pid. What
+is said of a pid is in taskset's and chrt's own words, on stdout; what goes wrong is on stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from corelane.cli.main import OWN_FAILURE
+from corelane.cli.messages import say
+from corelane.cli.run import NOT_EXECUTABLE, NOT_FOUND
+from corelane.cli.values import CLAMP, MEMORY, PAIR, SCHED
+from corelane.cpu import affinity, policies, priority
+from corelane.cpu.lists import cpu_list, format_mask
+from corelane.errors import CorelaneError, CpuRefused
+
+__all__ = ["pin"]
+
+_settings = {"allow_interspersed_args": False, "max_content_width": 100}
+
+
+@click.command(context_settings=_settings, options_metavar="[OPTION]...")
+@click.option("-p", "--pid", type=click.IntRange(min=1), help="Look at, or change, a process instead of starting one.")
+@click.option("-a", "--all-tasks", is_flag=True, help="With -p: all threads of it, not the main one alone.")
+@click.option("-c", "--cpu-list", "as_list", is_flag=True, help="With -p: print CPUs as a list, not as a mask.")
+@click.option("-s", "--show", is_flag=True, help="With -p: print policy, I/O priority and nice value too.")
+@click.option("--nice", type=int, metavar="N", help="Priority, from -20 (high) to 19.")
+@click.option("--sched", type=SCHED, help="other, batch, idle, fifo:N, rr:N or deadline:RUNTIME:DEADLINE[:PERIOD].")
+@click.option("--reset-on-fork", is_flag=True, default=None, help="With --sched: not for what the program forks.")
+@click.option("--uclamp", type=CLAMP, help="Lowest and highest utilisation, 0 to 1024.")
+@click.option("--io-priority", type=PAIR, help="none, idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
+@click.option("--mem", "memory_policy", type=MEMORY, help="local, bind:NODES, interleave:NODES or preferred:NODE.")
+@click.option("--best-effort", is_flag=True, help="Go on without what the system refuses, and say so.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="CPUS [--] PROGRAM [ARGUMENT]... | -p PID [CPUS]")
+def pin(
+    words: tuple[str, ...],
+    pid: int | None,
+    all_tasks: bool,
+    as_list: bool,
+    show: bool,
+    memory_policy: Any,
+    best_effort: bool,
+    **given: Any,
+) -> int:
+    """Run a program on some CPUs, with priorities of its own; or look at, or change, what runs.
+
+    CPUS is a list like 2 or 0-3,8, or a mask with 0x (taskset(1) reads a plain number as a mask, this does not).
+
+    The program replaces this one and keeps its pid. The exit status is the program's; 127 if it was not found; 126 if it
+    could not be executed; 125 if the system refused what was asked, or corelane itself failed.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    try:
+        if pid is None:
+            if all_tasks or as_list or show:
+                raise click.UsageError("-a, -c and -s go with -p PID")
+            return _start(words, asked, memory_policy, best_effort)
+        if memory_policy is not None:
+            raise click.UsageError(
+                "--mem is for a program that is started: nobody else can set a process's memory policy"
+            )
+        if len(words) > 1:
+            raise click.UsageError(f"-p takes CPUS at most, and not {' '.join(words[1:])!r}")
+        return _change(pid, words[0] if words else None, asked, all_tasks, as_list, show, best_effort)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    except (CorelaneError, OSError) as error:
+        say(str(error))
+        return OWN_FAILURE
+
+
+# ---- a program -------------------------------------------------------------------------------------------------------
+
+
+def _start(words: tuple[str, ...], asked: dict[str, Any], memory_policy: Any, best_effort: bool) -> int:
+    if len(words) < 2:
+        raise click.UsageError("what is needed is CPUS and a PROGRAM, or -p PID")
+    cpus, program, *_ = words
+    if program == "--":
+        words, program = words[1:], (words[2:3] or [""])[0]
+        if not program:
+            raise click.UsageError("there is no PROGRAM after --")
+    wanted = cpu_list("CPUS", cpus)
+    if memory_policy is not None:
+        policies.memory_policy("--mem", memory_policy)  # before anything is changed
+    refused = [*priority.set_priority(**asked, best_effort=best_effort)]
+    refused += affinity.set_affinity(wanted, best_effort=best_effort)
+    if memory_policy is not None:
+        refused += priority.set_memory_policy(memory_policy, best_effort=best_effort)
+    _say_all(refused)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and that would outlive exec
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(program, words[1:])
+    except OSError as error:
+        say(f"cannot start {program!r}: {error.strerror}")
+        return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+
+
+def _say_all(refused: Iterable[CpuRefused]) -> None:
+    for each in refused:
+        say(str(each))
+
+
+# ---- a process that runs ---------------------------------------------------------------------------------------------
+
+
+def _change(
+    pid: int, cpus: str | None, asked: dict[str, Any], all_tasks: bool, as_list: bool, show: bool, best_effort: bool
+) -> int:
+    wanted = None if cpus is None else cpu_list("CPUS", cpus)
+    tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task")) if all_tasks and _is_there(pid) else [pid]
+    changes: list[Callable[[int], Iterable[CpuRefused]]] = []
+    if asked:
+        changes.append(lambda tid: priority.set_priority(tid=tid, **asked, best_effort=best_effort))
+    if wanted is not None:
+        changes.append(lambda tid: affinity.set_affinity(wanted, tid=tid, best_effort=best_effort))
+    for tid in tids:
+        if wanted is not None or not asked:
+            _print_cpus(tid, "current", as_list)
+        for change in changes:
+            _say_all(change(tid))
+        if wanted is not None:
+            _print_cpus(tid, "new", as_list)
+        if "sched" in asked or show:
+            _print_policy(tid, "new" if "sched" in asked else "current")
+        if show:
+            _print_others(tid)
+    return 0
+
+
+def _is_there(pid: int) -> bool:
+    return os.path.isdir(f"/proc/{pid}/task")  # if not, the first call says so
+
+
+def _print_cpus(tid: int, when: str, as_list: bool) -> None:
+    cpus = affinity.get_affinity(tid=tid)
+    what = f"list: {_list_of(cpus)}" if as_list else f"mask: {format_mask(cpus)[2:]}"
+    click.echo(f"pid {tid}'s {when} affinity {what}")
+
+
+def _list_of(cpus: Iterable[int]) -> str:
+    """As taskset(1) writes it: two neighbours are no range."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and cpu == parts[-1][-1] + 1:
+            parts[-1].append(cpu)
+        else:
+            parts.append([cpu])
+    return ",".join(
+        f"{part[0]}-{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts
+    )  # fmt: skip
+
+
+def _print_policy(tid: int, when: str) -> None:
+    found = priority.get_priority(tid=tid)
+    deadline = found.sched if isinstance(found.sched, policies.Deadline) else None
+    name = found.sched[0] if isinstance(found.sched, tuple) and not deadline else found.sched
+    name = "deadline" if deadline else name
+    level = found.sched[1] if isinstance(found.sched, tuple) and not deadline else 0
+    reset = "|SCHED_RESET_ON_FORK" if found.reset_on_fork else ""
+    click.echo(f"pid {tid}'s {when} scheduling policy: SCHED_{name.upper()}{reset}")
+    click.echo(f"pid {tid}'s {when} scheduling priority: {level}")
+    if deadline:
+        spans = "/".join(map(str, deadline.nanoseconds))
+        click.echo(f"pid {tid}'s {when} runtime/deadline/period parameters: {spans}")
+
+
+def _print_others(tid: int) -> None:
+    found = priority.get_priority(tid=tid)
+    io = found.io_priority
+    if io is not None:
+        kind, level = io if isinstance(io, tuple) else (io, 0)
+        click.echo(f"pid {tid}'s I/O priority: {kind if kind == 'idle' else f'{kind}: prio {level}'}")
+    click.echo(f"pid {tid}'s nice value: {found.nice}")
