@@ -56,7 +56,7 @@ STAYS = {
     "rlimits": Option("rlimits={'core': 0, 'nofile': 64}", "prlimit64(0, RLIMIT_NOFILE"),
     "nice": Option("nice=5", "setpriority("),
     "sched": Option("sched='batch'", "sched_setscheduler("),
-    "sched, reset_on_fork": Option("sched='batch', reset_on_fork=True", "SCHED_BATCH|SCHED_RESET_ON_FORK"),
+    "sched, reset_on_fork": Option("sched='batch', reset_on_fork=True", "sched_setscheduler(0, "),
     "sched, a deadline": Option("sched=cl.cpu.Deadline(0.001, 0.1), best_effort=True", "sched_setattr("),
     "uclamp": Option("uclamp=(0, 512), best_effort=True", "sched_setattr("),
     "cpus": Option("cpus=os.sched_getaffinity(0)", "sched_setaffinity("),

@@ -1,7 +1,7 @@
 """`corelane pin`: what taskset(1), chrt(1), nice(1), ionice(1) and numactl(1) do, to a program or to what runs already.
 
-Owns nothing. A program is started as those start one: this process changes itself, and becomes it, with the same pid. What
-is said of a pid is in taskset's and chrt's own words, on stdout; what goes wrong is on stderr.
+Owns nothing. A program is started as those start one: this process changes itself, and becomes it, with the same pid.
+What is said of a pid is in taskset's and chrt's own words, on stdout; what goes wrong is on stderr.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def pin(
 
     CPUS is a list like 2 or 0-3,8, or a mask with 0x (taskset(1) reads a plain number as a mask, this does not).
 
-    The program replaces this one and keeps its pid. The exit status is the program's; 127 if it was not found; 126 if it
-    could not be executed; 125 if the system refused what was asked, or corelane itself failed.
+    The program replaces this one and keeps its pid. The exit status is the program's; 127 if it was not found; 126 if
+    it could not be executed; 125 if the system refused what was asked, or corelane itself failed.
     """
     asked = {name: value for name, value in given.items() if value is not None}
     try:
@@ -64,9 +64,7 @@ def pin(
                 raise click.UsageError("-a, -c and -s go with -p PID")
             return _start(words, asked, memory_policy, best_effort)
         if memory_policy is not None:
-            raise click.UsageError(
-                "--mem is for a program that is started: nobody else can set a process's memory policy"
-            )
+            raise click.UsageError("--mem is for a program that is started: only a thread itself can set its policy")
         if len(words) > 1:
             raise click.UsageError(f"-p takes CPUS at most, and not {' '.join(words[1:])!r}")
         return _change(pid, words[0] if words else None, asked, all_tasks, as_list, show, best_effort)

@@ -244,8 +244,8 @@ def _autogroup_file(target: Target) -> str:
 def _autogroup(target: Target) -> int | None:
     path = _autogroup_file(target)
     try:
-        with open(path, encoding="ascii") as file:
-            text = file.read()
+        with open(path, "rb") as file:
+            text = file.read().decode("ascii", "replace")
     except OSError:
         return None
     if not text:
@@ -259,8 +259,8 @@ def _autogroup(target: Target) -> int | None:
 
 def _set_autogroup(target: Target, value: int, best_effort: bool) -> tuple[CpuRefused, ...]:
     try:
-        with open(_autogroup_file(target), "w", encoding="ascii") as file:
-            file.write(str(value))
+        with open(_autogroup_file(target), "wb", buffering=0) as file:
+            file.write(b"%d" % value)
     except OSError as error:
         number = error.errno or errno.EIO
         if number == errno.ENOENT and os.path.exists("/proc/self/autogroup"):

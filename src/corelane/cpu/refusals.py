@@ -67,8 +67,9 @@ def advice(
 
 
 def _read(root: str, path: str) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError), open(os.path.join(root, path), encoding="ascii") as file:
-        return file.read().strip()
+    # As bytes: a codec is a module, which whoever has given up their rights may not be able to import any more.
+    with contextlib.suppress(OSError), open(os.path.join(root, path), "rb") as file:
+        return file.read().decode("ascii", "replace").strip()
     return ""
 
 
