@@ -168,6 +168,18 @@ WRONG = {
     ],
     "nice": [-21, 20, "low", 1.5],
     "sched": ["fast", 5, ("fifo",), ("fifo", 0), ("fifo", 100), ("other", 1), ("fifo", 1, 2), ([], 1), {}],
+    "uclamp": [5, (1,), (2, 1), (-1, 5), (0, 1025), (None, None), ("a", 1), (1.5, None)],
+    "memory_policy": [
+        "bind",
+        "fast",
+        ("local", 0),
+        ("bind", ""),
+        ("bind", "1-0"),
+        ("preferred", "0-1"),
+        ("bind", -1),
+        5,
+    ],
+    "autogroup": [-21, 20, "low", 1.5],
     "cpus": ["", "a", "3-1", "1,", "-1", [-1], [1.5], [], "0-99999999", None.__class__, [[1]]],
     "io_priority": ["fast", ("best-effort", 8), ("realtime", -1), ([], 1), 7, ("idle",)],
     "oom_score_adj": [-1001, 1001, "max"],
@@ -179,7 +191,16 @@ WRONG = {
     "tee_stdout": [-1, 2**31, "/tmp/x", True],
     "tee_stderr": [-1, "/tmp/x"],
 }
-FLAGS = ["capture", "check", "close_others", "new_session", "foreground", "no_new_privs"]
+FLAGS = [
+    "capture",
+    "check",
+    "close_others",
+    "new_session",
+    "foreground",
+    "no_new_privs",
+    "reset_on_fork",
+    "best_effort",
+]
 WRONG.update({name: [1, 0, "yes", [], math.nan] for name in FLAGS})
 
 
@@ -438,6 +459,8 @@ def test_what_an_account_without_rights_may_not(tmp_path):
 
         import grp  # noqa: F401, before the rights to read the standard library are gone
         import pwd  # noqa: F401
+
+        import corelane.cpu.refusals  # noqa: F401
 
         cl.run(["true"], capture=True)
         os.setgroups([])

@@ -85,6 +85,14 @@ def test_what_fails_before_the_program_is_125(tmp_path):
         ["--cpus", "3-1"],
         ["--sched", "fastest"],
         ["--sched", "fifo:x"],
+        ["--sched", "deadline:1ms"],
+        ["--sched", "deadline:2ms:1ms"],
+        ["--uclamp", "5"],
+        ["--uclamp", "9:8"],
+        ["--mem", "bind"],
+        ["--mem", "bind:x"],
+        ["--autogroup", "5"],
+        ["--reset-on-fork"],
         ["--io-priority", "best-effort:9"],
         ["--oom-score-adj", "2000"],
         ["--timeout", "soon"],
@@ -154,6 +162,15 @@ def test_scheduling():
     done = corelane("--sched", "fifo:5", "--json", "--", "true")
     may = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] >= 5
     assert done.returncode == 0 if may else json.loads(done.stderr.splitlines()[-1])["stage"] == "scheduler"
+
+
+@linux_only
+def test_what_is_not_applied_is_said():
+    done = corelane("--best-effort", "--cpus", "0-60000", "--json", "--", "echo", "out")
+    assert (done.returncode, done.stdout) == (0, "out\n")
+    message, report = done.stderr.splitlines()
+    assert message.startswith("corelane: cpus='0-60000' of echo out: ")
+    assert json.loads(report)["not_applied"] == [message.removeprefix("corelane: ")]
 
 
 @pytest.mark.skipif(not shutil.which("ionice"), reason="there is no ionice here")
@@ -313,6 +330,7 @@ def test_the_report():
         "returncode": 3,
         "signal": None,
         "core_dumped": False,
+        "not_applied": [],
         "timed_out": False,
         "contained": "group",
         "status": 3,

@@ -74,8 +74,13 @@ def refusal(what: str, number: int, step: str, **facts: Any) -> CpuRefused:
     Args:
         what: what was asked of which object. number: the errno. step: the kind of thing, see `refusals.advice`.
     """
-    from corelane.cpu.refusals import advice
-
+    try:
+        from corelane.cpu.refusals import advice
+    except (
+        ImportError,
+        OSError,
+    ):  # we have given up the rights to read it: the refusal itself must be told all the same
+        return cpu_refused(what, number)
     return cpu_refused(what, number, advice(step, number, **facts))
 
 
