@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["get_affinity", "pinned", "set_affinity"]
 
+_get_affinity, _set_affinity = lib.cl_cpu_get_affinity, lib.cl_cpu_set_affinity
 _MASK = ffi.typeof("uint8_t[]")
 _MOST = MOST_CPUS // 8
 _mask_of = lru_cache(256)(kernel_mask)
@@ -55,7 +56,7 @@ def get_affinity(pid: int | None = None, *, tid: int | None = None) -> frozenset
     target = _THIS if pid is tid is None else Target(pid, tid)
     while True:
         mask = ffi.new(_MASK, _room)
-        rc = lib.cl_cpu_get_affinity(target.thread, mask, _room)
+        rc = _get_affinity(target.thread, mask, _room)
         if rc >= 0:
             return _cpus_of(ffi.buffer(mask, rc)[:])
         if rc != -errno.EINVAL or not _larger():
@@ -65,20 +66,20 @@ def get_affinity(pid: int | None = None, *, tid: int | None = None) -> frozenset
 _THIS = Target(None, None)
 
 
-def _set(thread: int, cpus: frozenset[int], all_or_nothing: bool) -> tuple[int, frozenset[int], frozenset[int]]:
-    """Set one thread's mask: 0 or an errno, what was in force, and what was applied."""
+def _set(thread: int, cpus: frozenset[int], all_or_nothing: bool) -> tuple[int, frozenset[int]]:
+    """Set one thread's mask: 0 or an errno, and what was applied, or could be."""
     wanted = _mask_of(cpus)
     while True:
         room = _room
-        masks = ffi.new(_MASK, 2 * room)
-        rc = lib.cl_cpu_set_affinity(thread, wanted, len(wanted), all_or_nothing, masks, masks + room, room)
+        masks = ffi.new(_MASK, 2 * room)  # before, after
+        rc = _set_affinity(thread, wanted, len(wanted), all_or_nothing, masks, masks + room, room)
         if rc > 0:
-            return 0, _cpus_of(ffi.buffer(masks, rc)[:]), cpus
+            return 0, cpus
         if rc == -errno.ENODEV:
-            before, after = (_cpus_of(ffi.buffer(masks + at, room)[:]) for at in (0, room))
-            return errno.ENODEV if after else errno.EINVAL, before, after
+            obtained = _cpus_of(ffi.buffer(masks + room, room)[:])
+            return errno.ENODEV if obtained else errno.EINVAL, obtained
         if rc != -errno.EINVAL or not _larger():
-            return -rc, frozenset(), frozenset()
+            return -rc, frozenset()
 
 
 def _refused(target: Target, number: int, cpus: frozenset[int], obtained: frozenset[int], kept: bool) -> CpuRefused:
@@ -118,9 +119,11 @@ def set_affinity(
     """
     wanted = parse_cpus(cpus)
     target = _THIS if pid is tid is None else Target(pid, tid)
+    if target.pid is None and not _set(target.thread, wanted, not best_effort)[0]:
+        return ()
 
     def act(thread: int) -> CpuRefused | None:
-        number, _, obtained = _set(thread, wanted, not best_effort)
+        number, obtained = _set(thread, wanted, not best_effort)
         return _refused(target, number, wanted, obtained, best_effort) if number else None
 
     return collect(apply(target, act, "affinity", best_effort), best_effort)
@@ -177,7 +180,7 @@ class pinned:
         before = get_affinity()
         _pins.stack.append((self, before))  # before the change: a signal's exception may come right after it
         try:
-            number, _, obtained = _set(0, self.cpus, not self._best_effort)
+            number, obtained = _set(0, self.cpus, not self._best_effort)
             refused = [_refused(_THIS, number, self.cpus, obtained, self._best_effort)] if number else []
             self.not_applied = collect(refused, self._best_effort)
             self._threads.append(threading.get_native_id())
@@ -205,7 +208,7 @@ class pinned:
         if at < len(stack):
             stack[at] = (stack[at][0], before)  # that block is in force, and its end is now the end of ours, too
             return
-        number, _, obtained = _set(0, before, False)
+        number, _ = _set(0, before, False)
         if number == errno.ENODEV:
             return  # the cpuset has shrunk meanwhile, and what it has left of the old mask is in force
         if number:
