@@ -208,7 +208,7 @@ class pinned:
         if at < len(stack):
             stack[at] = (stack[at][0], before)  # that block is in force, and its end is now the end of ours, too
             return
-        number, _ = _set(0, before, False)
+        number, obtained = _set(0, before, False)
         if number == errno.ENODEV:
             return  # the cpuset has shrunk meanwhile, and what it has left of the old mask is in force
         if number:
