@@ -255,9 +255,11 @@ static void *fork_on(void *argument)
     (void)argument;
     for (; !stop_forking && count < 40; count++) {
         held[count] = MUST(fork());
-        if (held[count] == 0)
+        if (held[count] == 0) {
+            alarm(60); /* should the test fail */
             for (;;)
                 pause();
+        }
         nap();
     }
     while (!stop_forking)
