@@ -9,8 +9,9 @@ static plan try;
 #include <sched.h>
 #include <sys/syscall.h>
 
-enum { ROOM = 8192, FAR = 60000 };
-static uint8_t before[ROOM], after[ROOM], mask[ROOM];
+/* Kernels are built for 16 nodes at least, and few machines have as many. */
+enum { ROOM = 8192, FAR = 60000, FAR_NODE = 15 };
+static uint8_t before[ROOM], after[ROOM], mask[ROOM], nodes[8];
 
 static void only(int cpu)
 {
@@ -154,7 +155,7 @@ static void how_a_thread_is_scheduled(void)
 
 static void where_memory_comes_from(void)
 {
-    uint8_t nodes[512] = {0}, node0[8] = {1}, far[128] = {[127] = 0x80};
+    uint8_t nodes[512] = {0}, node0[8] = {1}, far[8] = {[FAR_NODE / 8] = 1 << FAR_NODE % 8};
     say_about("memory policy");
     if (cl_cpu_get_memory_policy(nodes, sizeof nodes) < 0)
         return; /* no NUMA in this kernel, or a filter */
@@ -177,21 +178,21 @@ static int left_out(const cl_report *report, int stage)
 
 static void ask_for_too_much(int strategy, const char *what)
 {
-    static uint8_t far_node[128];
+    static const uint8_t some_nodes[8] = {1, 1 << (FAR_NODE - 8)};
     say_about("%s: %s", strategy_names[strategy], what);
     plan_for(&try, "report", NULL);
     try.command.strategy = strategy;
     cl_cpu_get_affinity(0, before, sizeof before);
     only(first_cpu());
     mask[FAR / 8] |= 1;
-    far_node[127] = 0x80;
     try.command.cpus = mask;
     try.command.cpus_size = sizeof mask;
     try.command.options = CL_OPT_BEST_EFFORT | CL_OPT_NICE | CL_OPT_MEMORY_POLICY | CL_OPT_SCHEDULER | CL_OPT_IO_PRIORITY;
     try.command.nice = 19;
     try.command.memory_policy = CL_MEMORY_BIND;
-    try.command.nodes = far_node;
-    try.command.nodes_size = sizeof far_node;
+    memcpy(nodes, some_nodes, sizeof nodes);
+    try.command.nodes = nodes;
+    try.command.nodes_size = sizeof nodes;
     try.command.sched_policy = 77;
     try.command.io_priority = 2 << 13 | 6;
 }
@@ -200,7 +201,8 @@ static void check_left_out(const cl_report *report)
 {
     CHECK_IS(left_out(report, CL_STAGE_AFFINITY), ENODEV);
     CHECK_IS(left_out(report, CL_STAGE_SCHEDULER), EINVAL);
-    CHECK(left_out(report, CL_STAGE_MEMORY_POLICY) == EINVAL || left_out(report, CL_STAGE_MEMORY_POLICY) == ENOSYS);
+    if (access("/sys/devices/system/node/node0", F_OK) == 0 && access("/sys/devices/system/node/node15", F_OK) != 0)
+        CHECK_IS(left_out(report, CL_STAGE_MEMORY_POLICY), ENODEV);
     CHECK_IS(left_out(report, CL_STAGE_NICE), 0);
     CHECK_IS(left_out(report, CL_STAGE_IO_PRIORITY), 0);
     CHECK_IS(left_out(report, CL_STAGE_OOM), 0);
@@ -299,6 +301,7 @@ static void a_flight_tells_too(void)
     cl_process *process = new_process();
     CHECK(cl_process_spawn_nowait(process, &try.command, &try.launch, NULL) > 0);
     memset(mask, 0, sizeof mask); /* it has copies */
+    memset(nodes, 0, sizeof nodes);
     EVENTUALLY((rc = cl_process_exec_state(process)) != 0);
     CHECK_IS(rc, 1);
     cl_report report = report_of(process);
