@@ -27,6 +27,8 @@ ALL_KINDS = [
     cl.Command("cat", env={"A": b"\xff", b"B": "2"}, fds={3: 0, 4: 1}, pipe_size={"stdout": 4096}, buffer_size=100),
     cl.Command("cat", env_add={"A": "1"}, env_remove=["B", "C"], umask=0o77, rlimits={"nofile": (10, 20)}),
     cl.Command("cat", cpus={1, 0}, nice=5, sched=("rr", 3), io_priority="idle", oom_score_adj=10),
+    cl.Command("cat", sched=cl.cpu.Deadline(0.001, 0.01), reset_on_fork=True, uclamp=(None, 9), best_effort=True),
+    cl.Command("cat", memory_policy=("bind", "0-1"), autogroup=3, new_session=True),
     cl.Command("cat", signal_mask=["TERM"], signal_defaults=[2], signal_ignores={"SIGHUP"}, die_with_parent="TERM"),
     cl.Command("cat", user="root", group=0, extra_groups=[1, "root"], no_new_privs=True, new_session=True),
     cl.Command("cat", timeout=1, grace=0.5, drain=2, max_output=10, on_limit="kill", check=False, contain="group"),
