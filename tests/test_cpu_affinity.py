@@ -470,8 +470,14 @@ def test_a_cpu_outside_of_a_real_cpuset(tmp_path):
 import json, os, sys
 from corelane import cpu
 import corelane as cl
+widest = cpu.pinned({OURS!r})
+widest.__enter__()
+narrow = cpu.pinned({LAST})
+narrow.__enter__()
 with open({str(group / "cgroup.procs")!r}, "w") as file:
     file.write("0")
+narrow.__exit__(None, None, None)  # what is left of the mask of before
+widest.__exit__(None, None, None)
 said = []
 for call in (lambda: cpu.set_affinity({OURS!r}), lambda: cpu.set_affinity({LAST}),
              lambda: cl.run(["true"], cpus={OURS!r})):
