@@ -27,7 +27,9 @@ __all__ = ["get_affinity", "pinned", "set_affinity"]
 _get_affinity, _set_affinity = lib.cl_cpu_get_affinity, lib.cl_cpu_set_affinity
 _MASK = ffi.typeof("uint8_t[]")
 _MOST = MOST_CPUS // 8
+_new = ffi.new_allocator(should_clear_after_alloc=False)  # the kernel fills what is read
 _mask_of = lru_cache(256)(kernel_mask)
+_parse_set = lru_cache(256)(parse_cpus)  # most callers have a few frozensets, which they set again and again
 _cpus_of = lru_cache(256)(from_kernel_mask)
 _room = 128  # bytes of a mask: grows to what this kernel needs, which is the same for all threads
 
@@ -55,7 +57,7 @@ def get_affinity(pid: int | None = None, *, tid: int | None = None) -> frozenset
     """
     target = _THIS if pid is tid is None else Target(pid, tid)
     while True:
-        mask = ffi.new(_MASK, _room)
+        mask = _new(_MASK, _room)
         rc = _get_affinity(target.thread, mask, _room)
         if rc >= 0:
             return _cpus_of(ffi.buffer(mask, rc)[:])
@@ -71,7 +73,7 @@ def _set(thread: int, cpus: frozenset[int], all_or_nothing: bool) -> tuple[int, 
     wanted = _mask_of(cpus)
     while True:
         room = _room
-        masks = ffi.new(_MASK, 2 * room)  # before, after
+        masks = ffi.new(_MASK, 2 * room)  # before, after: zeros beyond what the kernel writes
         rc = _set_affinity(thread, wanted, len(wanted), all_or_nothing, masks, masks + room, room)
         if rc > 0:
             return 0, cpus
@@ -117,7 +119,7 @@ def set_affinity(
             has its old mask again. Or the process is gone, or is somebody else's.
         NotSupported: macOS has no affinity.
     """
-    wanted = parse_cpus(cpus)
+    wanted = _parse_set(cpus) if type(cpus) is frozenset else parse_cpus(cpus)
     target = _THIS if pid is tid is None else Target(pid, tid)
     if target.pid is None and not _set(target.thread, wanted, not best_effort)[0]:
         return ()
