@@ -508,7 +508,7 @@ def test_an_old_cgroup_cannot_contain(old_cgroup):
     assert [entry.name for entry in os.scandir(old_cgroup) if entry.is_dir()] == []
 
 
-def test_deadline_scheduling_is_not_offered():
+def test_a_deadline_is_more_than_a_name():
     """As a mere name: it has three numbers. With a pinned mask it is EPERM, and without reset-on-fork its child cannot
     fork: what is made of these is in test_cpu_priority.py."""
     with pytest.raises(ValueError, match=r"give cpu\.Deadline"):
