@@ -1,1 +1,1 @@
-"""The command line: `corelane run`, `batch` and `bench`. Needs the extra `cli`; nothing else in the package does."""
+"""The command line: `corelane` and its commands. Needs the extra `cli`; nothing else in the package does."""
