@@ -204,9 +204,9 @@ class _Machine:
         if not open_to.any():
             return None
         self._add(here, -share)
-        # Between equals the nearest: its caches and memory are still warm.
+        # Between equals the one of fewest workers, who may only be resting; then the nearest, where caches are warm.
         far = sum((level != level[here]).astype(np.float64) for level in self.near)
-        choice = int(np.argmin(np.where(open_to, self.cost + 1e-6 * far, np.inf)))
+        choice = int(np.argmin(np.where(open_to, self.cost + 1e-4 * self.users + 1e-6 * far, np.inf)))
         gain = float(self.cost[here] - self.cost[choice])
         self._add(here, share)
         return choice, gain

@@ -1,0 +1,79 @@
+"""`corelane plan` from outside: what it prints, and what it says to what makes no sense."""
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from corelane import cpu
+
+CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
+PATIENCE = 30
+
+
+def plan(*argv):
+    return subprocess.run(
+        [CORELANE, "plan", *map(str, argv)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def printed(*argv):
+    done = plan(*argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_table_is_the_plans():
+    assert printed(2, "--policy", "spread") == f"{cpu.plan(2, 'spread')}\n"
+
+
+def test_json_is_the_plans():
+    found = json.loads(printed(3, "--json", "--policy", "numa-local"))
+    assert found == cpu.plan(3, "numa-local").as_dict()
+    assert found == json.loads(printed(3, "--format", "json", "--policy", "numa-local"))
+
+
+def test_a_line_for_each_worker():
+    found = cpu.plan(3)
+    assert printed(3, "--format", "list").split() == [cpu.format_cpus(mask) for mask in found]
+    assert printed(3, "--format", "mask").split() == [cpu.format_mask(mask) for mask in found]
+    assert printed(3, "--format", "taskset").splitlines()[0] == f"taskset -c {cpu.format_cpus(found[0])}"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system keeps nobody on some CPUs")
+def test_its_choice_is_what_it_may_use():
+    last = max(os.sched_getaffinity(0))
+    assert printed(2, "--cpus", last, "--format", "list") == f"{last}\n{last}\n"
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{last}}}); os.execv({CORELANE!r}, ['corelane', 'plan', '1', '--json'])"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert json.loads(done.stdout)["cpus"] == str(last)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["0"], "n must be from 1"),
+        (["x"], "'x' is not a valid integer"),
+        (["1", "--policy", "dense"], "'dense'"),
+        (["1", "--per", "0"], "per must be from 1"),
+        (["1", "--avoid", "0-65535"], "leaves nothing"),
+        (["1", "--avoid", "3-1"], "runs backwards"),
+        (["1", "--cpus", "65535"], "budget: CPUs 65535"),
+        (["1", "--numa", "4000"], "no node 4000"),
+        (["100000", "--policy", "exclusive"], "do not fit"),
+        (["1", "--root", "/no/such/place"], "/no/such/place"),
+    ],
+)
+def test_what_makes_no_sense(argv, says):
+    done = plan(*argv)
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
