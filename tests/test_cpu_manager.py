@@ -146,7 +146,7 @@ def test_memory_is_bounded(children, monkeypatch):
     """Of ten thousand processes that end, few records are there at any time."""
     manager, alive = make(), {}
     monkeypatch.setattr(module, "start_of", alive.get)
-    monkeypatch.setattr(cpu.Priority, "apply", lambda self, pid, best_effort: ())
+    monkeypatch.setattr(cpu.PriorityClass, "apply", lambda self, pid, best_effort: ())
     most = 0
     for pid in range(1, 10_001):
         alive[pid] = pid

@@ -208,7 +208,7 @@ def test_without_a_margin_they_would_go_to_and_fro():
 
 @pytest.fixture
 def sleeper():
-    code = "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); print(flush=True); time.sleep(60)"
+    code = "import threading as t, time; t.Thread(target=time.sleep, args=(60,)).start(); print(flush=True)"
     process = subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE)
     process.stdout.read(1)
     yield process

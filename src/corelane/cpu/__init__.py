@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.cpu.affinity import get_affinity, pinned, set_affinity
-    from corelane.cpu.classes import PRIORITY_CLASSES, ClassRule, Priority, priority_class
+    from corelane.cpu.classes import PRIORITY_CLASSES, ClassRule, PriorityClass, priority_class
     from corelane.cpu.counting import available, budget, count, explain
     from corelane.cpu.doctor import Advice, Cost, Diagnosis, Evidence, Finding, diagnose
     from corelane.cpu.hardware import topology
@@ -27,18 +27,7 @@ if TYPE_CHECKING:
     from corelane.cpu.moves import Move, apply_moves, rebalance
     from corelane.cpu.placement import POLICIES, Place, Plan, plan
     from corelane.cpu.policies import Deadline
-    from corelane.cpu.priority import (
-        get_io_priority,
-        get_memory_policy,
-        get_nice,
-        get_priority,
-        get_qos,
-        set_io_priority,
-        set_memory_policy,
-        set_nice,
-        set_priority,
-        set_qos,
-    )
+    from corelane.cpu.priority import get_io_priority, get_memory_policy, get_nice, get_priority, get_qos, set_io_priority, set_memory_policy, set_nice, set_priority, set_qos
     from corelane.cpu.sampler import Load, LoadSampler, Pressure, load
     from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
     from corelane.cpu.watch import Watch, watch_budget
@@ -69,7 +58,7 @@ _LATER = {
     "Placed": "manager",
     "Plan": "placement",
     "Pressure": "sampler",
-    "Priority": "classes",
+    "PriorityClass": "classes",
     "ThreadLimit": "thread_limits",
     "Topology": "model",
     "Watch": "watch",
@@ -146,7 +135,7 @@ __all__ = [
     "Placed",
     "Plan",
     "Pressure",
-    "Priority",
+    "PriorityClass",
     "ThreadLimit",
     "Topology",
     "Watch",

@@ -17,7 +17,7 @@ from corelane.cpu.model import Topology
 from corelane.cpu.setting import refusals, set_io_priority, set_mask, set_nice, set_sched
 from corelane.errors import CpuRefused
 
-__all__ = ["PRIORITY_CLASSES", "ClassRule", "Priority", "priority_class"]
+__all__ = ["PRIORITY_CLASSES", "ClassRule", "PriorityClass", "priority_class"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ PRIORITY_CLASSES: Mapping[str, ClassRule] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Priority:
+class PriorityClass:
     """What a class comes to here and now. A field that is None is left as it is."""
 
     name: str
@@ -98,7 +98,7 @@ def priority_class(
     budget: Any = None,
     load: Any = None,
     topology: Topology | None = None,
-) -> Priority:
+) -> PriorityClass:
     """What a priority class comes to.
 
     The budgeted CPUs are halved between cores where there are several: siblings are in one half. With an odd number the
@@ -132,7 +132,7 @@ def priority_class(
         cpus = _cpus_of(rule.cpus, budget, load, topology)
     elif cpus is not None:
         cpus = parse_cpus(cpus)
-    return Priority(
+    return PriorityClass(
         name,
         cpus,
         rule.nice if nice is _AS_THE_CLASS_SAYS else nice,

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from corelane._values import integer, seconds
-from corelane.cpu.classes import Priority, priority_class
+from corelane.cpu.classes import PriorityClass, priority_class
 from corelane.cpu.lists import format_cpus
 from corelane.cpu.machine import budget_cpus, live_budget, live_topology
 from corelane.cpu.model import Topology
@@ -149,7 +149,7 @@ class AffinityManager:
             self._times.pop(pid, None)
             return record
 
-    def _priority(self, cls: str, cpus: Any, fields: dict[str, Any]) -> Priority:
+    def _priority(self, cls: str, cpus: Any, fields: dict[str, Any]) -> PriorityClass:
         unknown = fields.keys() - {"nice", "sched", "io_priority", "real_time"}
         if unknown:
             raise TypeError(f"place() has no option {min(unknown)!r}")
