@@ -234,7 +234,7 @@ def test_a_process_that_is_gone(sleeper):
     sleeper.kill()
     sleeper.wait()
     moves = cpu.rebalance(plan(5), idle(cpu0=1.0))
-    with pytest.raises(ProcessLookupError, match=f"CPUs 1 of process {sleeper.pid}") as caught:
+    with pytest.raises(ProcessLookupError, match=f"process {sleeper.pid}") as caught:
         cpu.apply_moves(moves, {0: sleeper.pid})
     assert isinstance(caught.value, CpuRefused)
 
@@ -244,10 +244,10 @@ def test_what_the_system_refuses(sleeper):
     moves = cpu.rebalance(
         cpu.plan(2, topology=machine(cores=2, numbers=[60000, 60001]), budget={60000, 60001}), {60000: 4.0, 60001: 0.0}
     )
-    with pytest.raises(CpuRefused, match="CPUs 60001 of process"):
+    with pytest.raises(CpuRefused, match=f"CPUs 60001 .* process {sleeper.pid}"):
         cpu.apply_moves(moves, [sleeper.pid, sleeper.pid])
     (refused,) = cpu.apply_moves(moves, [sleeper.pid, sleeper.pid], best_effort=True)
-    assert "online" in str(refused)
+    assert "60001" in str(refused)
 
 
 def test_nothing_is_moved_unless_all_have_a_process():
