@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from corelane.cpu.moves import Move, apply_moves, rebalance
     from corelane.cpu.placement import POLICIES, Place, Plan, plan
     from corelane.cpu.policies import Deadline
-    from corelane.cpu.priority import get_io_priority, get_memory_policy, get_nice, get_priority, get_qos, set_io_priority, set_memory_policy, set_nice, set_priority, set_qos
+    from corelane.cpu.priority import (
+        get_io_priority,
+        get_memory_policy,
+        get_nice,
+        get_priority,
+        get_qos,
+        set_io_priority,
+        set_memory_policy,
+        set_nice,
+        set_priority,
+        set_qos,
+    )
     from corelane.cpu.sampler import Load, LoadSampler, Pressure, load
     from corelane.cpu.thread_limits import ThreadLimit, limit_threads, thread_environment
     from corelane.cpu.watch import Watch, watch_budget
