@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 from collections import Counter
 
 import pytest
@@ -129,6 +130,16 @@ def test_other_numbers_make_the_same_plan(request, chance):
         assert shape_of(one) == shape_of(two)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_alike_but_for_an_isolated_sibling(seed):
+    """0, 1 and 2 are one CPU of a core each, but 3 beside 0 is in the tree of the isolated ones."""
+    topology = machine(cores=3, smt=2, isolated=[3])
+    fresh = random.Random(seed).sample(range(6), 6)
+    one = plan(2, per=2, topology=topology, budget="0-3")
+    two = plan(2, per=2, topology=relabelled(topology, dict(enumerate(fresh))), budget=set(fresh[:4]))
+    assert shape_of(one) == shape_of(two)
+
+
 def shape_of(found):
     """What must not depend on numbers: what each worker spans, and how much of each core, cache, node and package is
     used."""
@@ -216,6 +227,11 @@ def test_least_loaded_takes_the_idle():
     found = masks(8, "least-loaded", load=quiet)
     assert sorted(found[:7]) == [[each] for each in range(1, 8)]
     assert found[7] != [0]  # a second thread on a core of ours is better than one behind somebody
+
+
+def test_least_loaded_among_equals_prefers_the_neighbourhood_with_least_to_do():
+    topology = machine(caches=2, cores=2)
+    assert masks(2, "least-loaded", topology=topology, load={0: 0.5, 1: 0.0, 2: 0.0, 3: 0.0}) == [[2], [3]]
 
 
 def test_least_loaded_takes_no_notice_of_noise():
