@@ -52,7 +52,7 @@ def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: s
         topology = live_topology(root)
         budget: Any = cpus
         if budget is None:
-            budget = live_budget(root) if root == "/" else topology.online
+            budget = live_budget() if root == "/" else topology.online
         made: Plan = make(n, avoid=avoid or (), topology=topology, budget=budget, **given)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None

@@ -11,10 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from corelane._values import flag, integer
+from corelane.cpu.affinity import set_affinity
 from corelane.cpu.lists import format_cpus, parse_cpus
 from corelane.cpu.machine import live_budget, live_topology
 from corelane.cpu.model import Topology
-from corelane.cpu.setting import refusals, set_io_priority, set_mask, set_nice, set_sched
+from corelane.cpu.priority import set_io_priority, set_nice, set_priority
+from corelane.cpu.setting import refusals
 from corelane.errors import CpuRefused
 
 __all__ = ["PRIORITY_CLASSES", "ClassRule", "PriorityClass", "priority_class"]
@@ -75,12 +77,12 @@ class PriorityClass:
         """
         pid = integer(1, 2**31 - 1)("pid", pid)
         setters: dict[str, Any] = {
-            "cpus": set_mask,
-            "nice": set_nice,
-            "sched": set_sched,
-            "io_priority": set_io_priority,
+            "cpus": lambda: set_affinity(self.options["cpus"], pid),
+            "nice": lambda: set_nice(self.options["nice"], pid),
+            "sched": lambda: set_priority(pid, sched=self.options["sched"]),
+            "io_priority": lambda: set_io_priority(self.options["io_priority"], pid),
         }
-        calls = [lambda name=name, value=value: setters[name](pid, value) for name, value in self.options.items()]
+        calls = [setters[name] for name in self.options]
         return refusals(calls, best_effort)
 
 

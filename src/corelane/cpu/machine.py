@@ -7,24 +7,22 @@ from typing import Any
 
 from corelane.cpu.lists import format_cpus, parse_cpus
 from corelane.cpu.model import Core, Cpu, Node, Topology
-from corelane.errors import NotSupported
 
 __all__ = ["budget_cpus", "flat", "live_budget", "live_topology"]
 
 
 def live_topology(root: str | os.PathLike[str] = "/") -> Topology:
     """This machine's topology, or a fixture's."""
-    if os.fspath(root) != "/":
-        raise NotSupported("this build reads no topology from another root")
-    return flat(live_budget(root))
+    from corelane.cpu.hardware import topology
+
+    return topology(root)
 
 
-def live_budget(root: str | os.PathLike[str] = "/") -> Any:
-    """What this process may use: a set of CPUs, or a Budget."""
-    del root
-    if not hasattr(os, "sched_getaffinity"):
-        return frozenset(range(os.cpu_count() or 1))
-    return frozenset(os.sched_getaffinity(0))
+def live_budget() -> Any:
+    """What this process may use."""
+    from corelane.cpu.counting import budget
+
+    return budget()
 
 
 def flat(cpus: frozenset[int]) -> Topology:

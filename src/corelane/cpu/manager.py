@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 
 from corelane._values import integer, seconds
+from corelane.cpu.affinity import set_affinity
 from corelane.cpu.classes import PriorityClass, priority_class
 from corelane.cpu.lists import format_cpus
 from corelane.cpu.machine import budget_cpus, live_budget, live_topology
 from corelane.cpu.model import Topology
 from corelane.cpu.moves import MARGIN, THRESHOLD, Move, _check, propose
 from corelane.cpu.sampler import Floats, Integers, Load, LoadSampler, busyness
-from corelane.cpu.setting import cpu_seconds, set_mask, start_of
+from corelane.cpu.setting import cpu_seconds, start_of
 from corelane.errors import CpuRefused, cpu_refused
 
 __all__ = ["AffinityManager", "CpuStatistics", "Placed"]
@@ -234,7 +235,7 @@ class AffinityManager:
             self._forget(move.worker)
             return False
         try:
-            set_mask(record.pid, move.target)
+            set_affinity(move.target, record.pid)
         except ProcessLookupError:
             self._forget(move.worker)
             return False

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from corelane._values import integer
+from corelane.cpu.affinity import set_affinity
 from corelane.cpu.lists import format_cpus
 from corelane.cpu.model import Topology
 from corelane.cpu.ordering import SIBLING_COST
 from corelane.cpu.placement import Plan
 from corelane.cpu.sampler import busyness
-from corelane.cpu.setting import refusals, set_mask
+from corelane.cpu.setting import refusals
 from corelane.errors import CpuRefused
 
 __all__ = ["MARGIN", "THRESHOLD", "Move", "apply_moves", "propose", "rebalance"]
@@ -239,5 +240,5 @@ def apply_moves(
         if move.worker not in given:
             raise ValueError(f"pids has no process for worker {move.worker}")
         parse(f"pids[{move.worker}]", given[move.worker])
-    calls = [lambda move=move: set_mask(given[move.worker], move.target) for move in moves]
+    calls = [lambda move=move: set_affinity(move.target, given[move.worker]) for move in moves]
     return refusals(calls, best_effort)
