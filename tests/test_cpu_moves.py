@@ -237,6 +237,8 @@ def test_a_process_that_is_gone(sleeper):
     with pytest.raises(ProcessLookupError, match=f"process {sleeper.pid}") as caught:
         cpu.apply_moves(moves, {0: sleeper.pid})
     assert isinstance(caught.value, CpuRefused)
+    with pytest.raises(ProcessLookupError, match=f"process {sleeper.pid}"):
+        cpu.apply_moves(moves, {0: sleeper.pid}, best_effort=True)  # which is of the system's refusals, not of this
 
 
 @needs_linux

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from corelane import cpu
 from corelane.cpu.lists import format_cpus, format_mask
-from corelane.cpu.machine import live_budget, live_topology
 from corelane.cpu.placement import POLICIES, Plan
 from corelane.cpu.placement import plan as make
 from corelane.errors import CorelaneError
@@ -49,10 +49,10 @@ def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: s
     With --root all CPUs that are online there can be used, unless --cpus says otherwise.
     """
     try:
-        topology = live_topology(root)
+        topology = cpu.topology(root)
         budget: Any = cpus
         if budget is None:
-            budget = live_budget() if root == "/" else topology.online
+            budget = cpu.budget() if root == "/" else topology.online
         made: Plan = make(n, avoid=avoid or (), topology=topology, budget=budget, **given)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None

@@ -79,13 +79,9 @@ def parsable(topology: cpu.Topology) -> str:
     return "\n".join(lines)
 
 
-def _ours() -> tuple[frozenset[int] | None, frozenset[int] | None, list[str]]:
+def _ours() -> tuple[frozenset[int], frozenset[int] | None, list[str]]:
     """Our own CPUs, those that the limits around us allow, and a line for each limit that binds."""
-    budget = getattr(cpu, "budget", None)
-    if budget is None:
-        mine = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        return mine, None, []
-    found = budget()
+    found = cpu.budget()
     # What the affinity leaves out is not ours, but it is allowed: we may widen it.
     sets = [limit.cpus for limit in found.limits if limit.cpus is not None and limit.name != "affinity"]
     lines = [f"limit of {limit.name}: {limit} ({limit.where})" for limit in found.limits if limit.binds]

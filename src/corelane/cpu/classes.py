@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from corelane._values import flag, integer
+from corelane.cpu import hardware
 from corelane.cpu.affinity import set_affinity
-from corelane.cpu.lists import format_cpus, parse_cpus
-from corelane.cpu.machine import live_budget, live_topology
+from corelane.cpu.counting import available
+from corelane.cpu.lists import cpu_list, format_cpus, parse_cpus
 from corelane.cpu.model import Topology
-from corelane.cpu.priority import set_io_priority, set_nice, set_priority
-from corelane.cpu.setting import refusals
+from corelane.cpu.priority import set_priority
+from corelane.cpu.setting import unless_gone
 from corelane.errors import CpuRefused
 
 __all__ = ["PRIORITY_CLASSES", "ClassRule", "PriorityClass", "priority_class"]
@@ -76,14 +77,12 @@ class PriorityClass:
             NotSupported: the system has no such setting.
         """
         pid = integer(1, 2**31 - 1)("pid", pid)
-        setters: dict[str, Any] = {
-            "cpus": lambda: set_affinity(self.options["cpus"], pid),
-            "nice": lambda: set_nice(self.options["nice"], pid),
-            "sched": lambda: set_priority(pid, sched=self.options["sched"]),
-            "io_priority": lambda: set_io_priority(self.options["io_priority"], pid),
-        }
-        calls = [setters[name] for name in self.options]
-        return refusals(calls, best_effort)
+        options = self.options
+        cpus = options.pop("cpus", None)
+        refused: tuple[CpuRefused, ...] = ()
+        if cpus is not None:
+            refused += unless_gone(set_affinity(cpus, pid, best_effort=best_effort))
+        return refused + unless_gone(set_priority(pid, **options, best_effort=best_effort))
 
 
 _AS_THE_CLASS_SAYS: Any = object()
@@ -144,13 +143,9 @@ def priority_class(
 
 
 def _cpus_of(rule: str, budget: Any, load: Any, topology: Topology | None) -> frozenset[int]:
-    given = live_budget() if budget is None else budget
-    try:
-        cpus = parse_cpus(getattr(given, "cpus", given))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"budget: {error}") from None
+    cpus = available() if budget is None else frozenset(cpu_list("budget", getattr(budget, "cpus", budget)))
     if topology is None:
-        found = live_topology()
+        found = hardware.topology()
         topology = found if cpus <= found.online else None
     elif cpus - topology.online:
         raise ValueError(f"budget: the topology does not have CPUs {format_cpus(cpus - topology.online)}")

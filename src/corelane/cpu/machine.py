@@ -1,28 +1,13 @@
-"""The machine as plans see it when they are not told: its topology, and what of it is ours. Owns nothing."""
+"""The machine as plans see it: a budget held against a topology, and one for who knows nothing more. Owns nothing."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from corelane.cpu.lists import format_cpus, parse_cpus
+from corelane.cpu.lists import cpu_list, format_cpus
 from corelane.cpu.model import Core, Cpu, Node, Topology
 
-__all__ = ["budget_cpus", "flat", "live_budget", "live_topology"]
-
-
-def live_topology(root: str | os.PathLike[str] = "/") -> Topology:
-    """This machine's topology, or a fixture's."""
-    from corelane.cpu.hardware import topology
-
-    return topology(root)
-
-
-def live_budget() -> Any:
-    """What this process may use."""
-    from corelane.cpu.counting import budget
-
-    return budget()
+__all__ = ["budget_cpus", "flat"]
 
 
 def flat(cpus: frozenset[int]) -> Topology:
@@ -42,11 +27,7 @@ def budget_cpus(budget: Any, topology: Topology) -> frozenset[int]:
     Raises:
         TypeError, ValueError: it is none, or has CPUs that are not in the topology.
     """
-    given = getattr(budget, "cpus", budget)
-    try:
-        cpus = parse_cpus(given)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"budget: {error}") from None
+    cpus = frozenset(cpu_list("budget", getattr(budget, "cpus", budget)))
     strange = cpus - topology.online
     if strange:
         offline = strange & topology.offline

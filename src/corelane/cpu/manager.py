@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 
 from corelane._values import integer, seconds
+from corelane.cpu import hardware
 from corelane.cpu.affinity import set_affinity
 from corelane.cpu.classes import PriorityClass, priority_class
+from corelane.cpu.counting import available
 from corelane.cpu.lists import format_cpus
-from corelane.cpu.machine import budget_cpus, live_budget, live_topology
+from corelane.cpu.machine import budget_cpus
 from corelane.cpu.model import Topology
 from corelane.cpu.moves import MARGIN, THRESHOLD, Move, _check, propose
 from corelane.cpu.sampler import Floats, Integers, Load, LoadSampler, busyness
@@ -96,8 +98,8 @@ class AffinityManager:
         margin: float = MARGIN,
     ) -> None:
         _check(threshold, margin)
-        self.topology = live_topology() if topology is None else topology
-        self.cpus = budget_cpus(live_budget() if budget is None else budget, self.topology)
+        self.topology = hardware.topology() if topology is None else topology
+        self.cpus = budget_cpus(available() if budget is None else budget, self.topology)
         self.threshold, self.margin, self.interval = threshold, margin, seconds("interval", interval)
         self._sampler = LoadSampler() if sampler is None else sampler
         self._records: dict[int, Placed] = {}

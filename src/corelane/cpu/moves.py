@@ -24,7 +24,7 @@ from corelane.cpu.model import Topology
 from corelane.cpu.ordering import SIBLING_COST
 from corelane.cpu.placement import Plan
 from corelane.cpu.sampler import busyness
-from corelane.cpu.setting import refusals
+from corelane.cpu.setting import unless_gone
 from corelane.errors import CpuRefused
 
 __all__ = ["MARGIN", "THRESHOLD", "Move", "apply_moves", "propose", "rebalance"]
@@ -240,5 +240,7 @@ def apply_moves(
         if move.worker not in given:
             raise ValueError(f"pids has no process for worker {move.worker}")
         parse(f"pids[{move.worker}]", given[move.worker])
-    calls = [lambda move=move: set_affinity(move.target, given[move.worker]) for move in moves]
-    return refusals(calls, best_effort)
+    refused: tuple[CpuRefused, ...] = ()
+    for move in moves:
+        refused += unless_gone(set_affinity(move.target, given[move.worker], best_effort=best_effort))
+    return refused

@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from corelane._values import integer
-from corelane.cpu.lists import MOST_CPUS, format_cpus, format_mask, parse_cpus
-from corelane.cpu.machine import budget_cpus, live_budget, live_topology
+from corelane.cpu import counting, hardware
+from corelane.cpu.lists import MOST_CPUS, cpu_list, format_cpus, format_mask
+from corelane.cpu.machine import budget_cpus
 from corelane.cpu.model import Topology
 from corelane.cpu.ordering import Domain, cores_of, flatten, forest, heats, least_loaded, pack, pack_cores, spread
 from corelane.errors import CpuError
@@ -250,9 +251,9 @@ def plan(
     if smt is not None and not isinstance(smt, bool):
         raise TypeError(f"smt must be True, False or None, not {smt!r}")
     live = budget is None
-    budget = live_budget() if live else budget
+    budget = counting.budget() if live else budget
     if topology is None:
-        topology = live_topology()
+        topology = hardware.topology()
     if live:
         # A CPU may go offline between the two readings of the machine; a budget that was given is held to what it says.
         cpus = frozenset(getattr(budget, "cpus", budget)) & topology.online
@@ -282,19 +283,13 @@ def _busyness(load: Any) -> dict[int, float]:
 
 def _allowed(cpus: frozenset[int], avoid: Any, numa: Any, topology: Topology) -> frozenset[int]:
     if avoid is not None and not (hasattr(avoid, "__len__") and len(avoid) == 0):
-        try:
-            avoided = parse_cpus(avoid)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"avoid: {error}") from None
+        avoided = frozenset(cpu_list("avoid", avoid))
         if not cpus - avoided:
             raise ValueError(f"avoid={format_cpus(avoided)} leaves nothing of the CPUs {format_cpus(cpus)}")
         cpus -= avoided
     if numa is not None:
         there = {node.id: frozenset(node.cpus) for node in topology.nodes} or {0: topology.online}
-        try:
-            wanted = parse_cpus(numa)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"numa: {str(error).replace('cpus', 'nodes').replace('CPU', 'node')}") from None
+        wanted = frozenset(cpu_list("numa", numa, "node"))
         if wanted - there.keys():
             raise ValueError(
                 f"numa: there is no node {format_cpus(wanted - there.keys())}; there are {format_cpus(there)}"

@@ -1,15 +1,13 @@
-"""What placing needs to know of a process, and setting several things of it. Owns nothing."""
+"""What placing needs to know of a process: which one it is, what it used, whether it is still there. Owns nothing."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from corelane.errors import CpuRefused
 
-__all__ = ["cpu_seconds", "refusals", "start_of"]
+__all__ = ["cpu_seconds", "start_of", "unless_gone"]
 
 
 def _fields(pid: int) -> list[str]:
@@ -36,14 +34,13 @@ def cpu_seconds(pid: int) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else None
 
 
-def refusals(calls: Iterable[Callable[[], Any]], best_effort: bool) -> tuple[CpuRefused, ...]:
-    """Call each; what the system refuses is raised, or with best_effort collected. A process that is gone is raised."""
-    refused = []
-    for call in calls:
-        try:
-            call()
-        except CpuRefused as error:
-            if not best_effort or error.errno == errno.ESRCH:
-                raise
-            refused.append(error)
-    return tuple(refused)
+def unless_gone(refused: tuple[CpuRefused, ...]) -> tuple[CpuRefused, ...]:
+    """What a best effort leaves out, as it is; but that the process is gone is an error all the same.
+
+    Raises:
+        CpuRefused: it is gone (also ProcessLookupError).
+    """
+    for error in refused:
+        if error.errno == errno.ESRCH:
+            raise error
+    return refused
