@@ -18,7 +18,7 @@ extern "C" {
 #include "api/process.h"
 #include "api/run.h"
 #include "api/batch.h"
-#include "api/machine.h"
+#include "api/files.h"
 #include "api/notify.h"
 #include "api/measure.h"
 #include "api/load.h"

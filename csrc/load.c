@@ -1,52 +1,11 @@
-/* Files of counters: read whole, and their lines about CPUs as rows of numbers. Made by hand because that is what a sample
+/* Files of counters: their lines about CPUs as rows of numbers. Made by hand because that is what a sample
  * costs: hundreds of lines with ten numbers each, beside the kernel's own work of printing them. */
 #include "internal.h"
 
-#include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* The first room holds what a machine of some hundred CPUs prints, so that it is one read. */
-enum { FIRST_ROOM = 1 << 16, MOST_ROOM = 1 << 26, SCHEDSTAT_COLUMNS = 3, SCHEDSTAT_NUMBERS = 9, FIRST_VERSION = 15 };
-
-static int64_t make_room(cl_text *text)
-{
-    if (text->size + 1 < text->room)
-        return 0;
-    if (text->room >= MOST_ROOM)
-        return -EFBIG;
-    int64_t room = text->room ? text->room * 2 : FIRST_ROOM;
-    char *grown = realloc(text->data, (size_t)room);
-    if (!grown)
-        return -ENOMEM;
-    text->data = grown;
-    text->room = room;
-    return 0;
-}
-
-int64_t cl_text_read(cl_text *text, const char *path)
-{
-    int64_t got = 0, fd = cl__sys_open(path, O_RDONLY);
-    if (fd < 0)
-        return fd;
-    text->size = 0;
-    do {
-        text->size += got;
-        int64_t rc = make_room(text);
-        got = rc < 0 ? rc : cl__sys_read((int)fd, text->data + text->size, (size_t)(text->room - text->size - 1));
-    } while (got > 0);
-    cl__sys_close((int)fd);
-    if (text->data)
-        text->data[text->size] = '\0';
-    return got < 0 ? got : text->size;
-}
-
-void cl_text_free(cl_text *text)
-{
-    free(text->data);
-    *text = (cl_text){0};
-}
+enum { SCHEDSTAT_COLUMNS = 3, SCHEDSTAT_NUMBERS = 9, FIRST_VERSION = 15 };
 
 static const char *after_line(const char *at, const char *end)
 {

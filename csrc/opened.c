@@ -14,20 +14,6 @@ int64_t cl_opened_open(cl_opened *opened, int32_t directory, const char *path, i
     return fd;
 }
 
-int64_t cl_read_file(const char *path, char *out, int64_t size)
-{
-    int64_t fd = cl__sys_open(path, O_RDONLY);
-    if (fd < 0)
-        return fd;
-    int64_t filled = 0, got;
-    do { /* the kernel's own files come in pieces, a page or a line at a time */
-        got = cl__sys_read((int)fd, out + filled, (size_t)(size - filled));
-        filled += got > 0 ? got : 0;
-    } while (got > 0 && filled < size);
-    cl__sys_close((int)fd);
-    return got < 0 ? got : filled;
-}
-
 int64_t cl_opened_pipe(cl_opened *reader, cl_opened *writer)
 {
     int ends[2];

@@ -1,21 +1,5 @@
-/* How busy the CPUs are: text files of counters, read whole and parsed. What the counters mean is the kernel's business
+/* How busy the CPUs are: text files of counters, parsed. What the counters mean is the kernel's business
  * (proc(5)); what is made of two samples is the caller's. */
-
-/* A file's text in memory that grows and is used again. Begin with zeroes. */
-typedef struct cl_text {
-    char *data; /* NUL-terminated */
-    int64_t size;
-    int64_t room;
-} cl_text;
-
-/* Read a whole file in place of what is there. A file of counters is one moment's: the kernel writes it down at the first
- * read, and later reads only carry the rest of it. Returns its size, or -errno; -EFBIG beyond 64 MiB.
- * Blocks: as read(2). Threads: caller locks. */
-int64_t cl_text_read(cl_text *text, const char *path);
-
-/* Free its memory. It may be read into again.
- * Blocks: no. Threads: caller locks. */
-void cl_text_free(cl_text *text);
 
 /* The columns of one CPU in /proc/stat: its number, then the times in ticks since boot. A virtual machine's guest time is
  * in user and nice too. */

@@ -46,11 +46,6 @@ typedef struct cl_opened {
  * Blocks: as open(2). Threads: caller locks. */
 int64_t cl_opened_open(cl_opened *opened, int32_t directory, const char *path, int32_t flags);
 
-/* The beginning of a file: open it, read up to `size` bytes until its end, close it. Returns their number, `size` if
- * there may be more; -errno, -EINTR at a signal (call again).
- * Blocks: as open(2) and read(2). Threads: any. */
-int64_t cl_read_file(const char *path, char *out, int64_t size);
-
 /* A pipe, its ends close-on-exec and numbered from 3. -EMFILE, -ENFILE: both are -1 then.
  * Blocks: no. Threads: any. */
 int64_t cl_opened_pipe(cl_opened *reader, cl_opened *writer);
