@@ -438,6 +438,9 @@ def test_which_cpus_are_left_out_and_why(tmp_path):
         f"{base}/present": "0-7",
         f"{base}/online": "0-5",
         "proc/5/cpuset": "/batch/job1",
+        "proc/5/cgroup": "4:cpuset:/batch/job1\n0::/batch/job1",
+        "proc/self/mountinfo": "31 22 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+        "32 22 0:29 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset",
         "sys/fs/cgroup/batch/cpuset.cpus.effective": "0-3",
     }
     for path, text in files.items():
@@ -452,6 +455,7 @@ def test_which_cpus_are_left_out_and_why(tmp_path):
     v1 = tmp_path / "sys/fs/cgroup/cpuset/batch/job1"
     v1.mkdir(parents=True)
     (v1 / "cpuset.effective_cpus").write_text("0-4\n")
+    (tmp_path / "sys/fs/cgroup/batch/cpuset.cpus.effective").unlink()  # a controller is in one version, not in both
     assert "outside" not in refusals.left_out({4}, "5", str(tmp_path))
     assert "CPU 5 is there, but outside" in refusals.left_out({4, 5}, "5", str(tmp_path))
     assert refusals.left_out({1}, "5", str(tmp_path / "nowhere")) != ""  # nothing can be read: no traceback

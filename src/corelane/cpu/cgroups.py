@@ -1,31 +1,25 @@
 """Our cgroups: where the directories are whose files limit this process, from our own up to the top that we can see.
 
-Owns nothing: a file is opened, read and closed in one call of the core, which no signal can come between. Knows version
-1, version 2 and both at once, and what containers do to paths: mounts of a part of the tree, and namespaces, in which
-our own path may lead out of what is mounted. It reads no limit: `counting.py` does.
+Owns nothing. Knows version 1, version 2 and both at once, and what containers do to paths: mounts of a part of the
+tree, and namespaces, in which our own path may lead out of what is mounted. It reads no limit: `counting.py` does.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from dataclasses import dataclass
 
-from corelane._ffi import ffi, lib
+from corelane.cpu.sysfs import inside, read
 from corelane.errors import CpuError
 
-__all__ = ["OWN", "Hierarchy", "hierarchies", "inside", "read"]
+__all__ = ["MOUNTS", "OWN", "Hierarchy", "hierarchies"]
 
 OWN = "/proc/self/cgroup"
-_MOUNTS = "/proc/self/mountinfo"
+MOUNTS = "/proc/self/mountinfo"
 
 _WANTED = ("cpu", "cpuset")
-# ENODEV: the file is that of a cgroup which has been removed.
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
 _DELETED = " (deleted)"  # what the kernel writes behind the path of a removed cgroup
-_ROOM = 4096
-_new_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +46,25 @@ class _Mount:
     controllers: frozenset[str]
 
 
-def inside(root: str, path: str) -> str:
-    """The absolute `path` of the machine whose files are below `root`."""
-    return path if root == "/" else root.rstrip("/") + path
-
-
-def read(path: str) -> str | None:
-    """The text of a small file of the kernel's, or None where it is not there.
-
-    Raises:
-        CpuError: it is there and cannot be read.
-    """
-    name, size = os.fsencode(path), _ROOM
-    while True:
-        room = _new_room("char[]", size)
-        got = lib.cl_read_file(name, room, size)
-        if got == -errno.EINTR:
-            continue  # whatever handler there is for that signal has run by now
-        if -got in _ABSENT:
-            return None
-        if got < 0:
-            why = os.strerror(-got)
-            raise CpuError(f"{path} cannot be read ({why}): ask the administrator for the right to read it")
-        if got < size:
-            return os.fsdecode(ffi.unpack(room, got))
-        size *= 8  # a table of mounts, or a list of CPUs with many holes
-
-
-def hierarchies(root: str = "/") -> list[Hierarchy]:
-    """The trees with a cpu or cpuset controller that this process is in; none where there are no cgroups.
+def hierarchies(root: str = "/", pid: str = "self") -> list[Hierarchy]:
+    """The trees with a cpu or cpuset controller that a process is in; none where there are no cgroups.
 
     Args:
-        root: of a tree of files to read instead of the system's.
+        root: of a tree of files to read instead of the system's. pid: the process, by default this one.
 
     Raises:
         CpuError: one of the two files in /proc is unreadable or malformed.
     """
-    own, mounted = read(inside(root, OWN)), read(inside(root, _MOUNTS))
+    where = inside(root, OWN if pid == "self" else f"/proc/{pid}/cgroup")
+    own, mounted = read(where), read(inside(root, MOUNTS))
     if own is None or mounted is None:
         return []
-    mounts = _mounts(mounted, inside(root, _MOUNTS))
+    mounts = _mounts(mounted, inside(root, MOUNTS))
     found = []
     for line in own.splitlines():
         fields = line.split(":", 2)
         if len(fields) != 3 or not fields[2].startswith("/"):
-            raise CpuError(f"{inside(root, OWN)}: {line!r} is not of the form number:controllers:/path")
+            raise CpuError(f"{where}: {line!r} is not of the form number:controllers:/path")
         names, path = fields[1], fields[2]
         version = 2 if fields[0] == "0" and not names else 1
         controllers = frozenset(_WANTED if version == 2 else names.split(",")) & frozenset(_WANTED)
@@ -158,12 +126,11 @@ def _mounts(text: str, where: str) -> list[_Mount]:
     found = []
     for line in text.splitlines():
         before, separator, after = line.partition(" - ")
-        kind = after.split(" ")
-        if kind[0] not in ("cgroup", "cgroup2"):
-            continue
-        fields = before.split(" ")
+        fields, kind = before.split(" "), after.split(" ")
         if not separator or len(fields) < 6 or len(kind) < 3:
             raise CpuError(f"{where}: {line!r} is no line of a table of mounts, see proc(5)")
+        if kind[0] not in ("cgroup", "cgroup2"):
+            continue
         version = 2 if kind[0] == "cgroup2" else 1
         controllers = frozenset(_WANTED if version == 2 else kind[2].split(",")) & frozenset(_WANTED)
         if controllers:

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from corelane.cpu import granted
-from corelane.cpu.cgroups import OWN, Hierarchy, hierarchies, inside, read
+from corelane.cpu.cgroups import OWN, Hierarchy, hierarchies
 from corelane.cpu.limit import Budget, Limit, rounded_up
 from corelane.cpu.lists import cpu_list, parse_cpus
+from corelane.cpu.sysfs import inside, read
 from corelane.errors import CpuError
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["available", "budget", "count", "explain", "live"]
+__all__ = ["available", "budget", "count", "cpuset_of", "explain", "live"]
 
 _ONLINE = "/sys/devices/system/cpu/online"
 _STATUS = "/proc/self/status"
@@ -310,6 +311,16 @@ def _cpuset(reading: _Reading, hierarchy: Hierarchy) -> None:
             written = "cpuset.cpus" if name.startswith("cpuset.") else "cpus"
             reading.watched += [f"{each}/{written}" for each in hierarchy.directories[place:]]
             return
+
+
+def cpuset_of(pid: str, root: str = "/") -> frozenset[int]:
+    """The CPUs that the cpusets of a process leave it; none where no cpuset of its can be read."""
+    reading = _Reading(root, best_effort=True)
+    for hierarchy in reading.attempt("cgroups", pid, lambda: hierarchies(root, pid)) or ():
+        if "cpuset" in hierarchy.controllers:
+            reading.attempt("cpuset", hierarchy.path, partial(_cpuset, reading, hierarchy))
+    sets = [limit.cpus for limit in reading.limits if limit.cpus is not None]
+    return frozenset.intersection(*sets) if sets else frozenset()
 
 
 # ---- summing up ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,11 @@ import re
 import zlib
 from dataclasses import dataclass
 
+from corelane.cpu.cgroups import MOUNTS, OWN, hierarchies
 from corelane.cpu.doctor import COSTS, OK, UNKNOWN, Advice, Cost, Evidence, Finding
 from corelane.cpu.lists import format_cpus, parse_cpus
+from corelane.cpu.sysfs import contents
+from corelane.errors import CpuError
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -22,10 +25,8 @@ __all__ = ["CPU", "Group", "Host", "Look", "Unread", "cpu_groups", "spread_cost"
 
 CPU = "/sys/devices/system/cpu"
 
-_MOST_BYTES = 4 << 20  # more than any file here has
-_AT_ONCE = 1 << 16  # for megabytes, /proc/sys answers ENOMEM
+_MOST_BYTES = 4 << 20  # that a packed file may unpack to
 _SHOWN = 120  # characters of a value, as evidence
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # of a FIFO in a copied tree, nobody writes the other end
 
 
 class Unread(Exception):
@@ -44,22 +45,20 @@ class Host:
         """Where a file of the host's is for us."""
         return os.path.join(self.root, name.lstrip("/"))
 
+    def name(self, path: str) -> str:
+        """What a file of ours is called there: the way back."""
+        return path.removeprefix(self.root.rstrip("/"))
+
     def bytes(self, name: str) -> bytes:
         """What is in a file.
 
         Raises:
             OSError: it cannot be read.
         """
-        fd = os.open(self.path(name), _OPEN)
-        try:
-            parts = []
-            room = _MOST_BYTES
-            while room > 0 and (part := os.read(fd, min(room, _AT_ONCE))):
-                parts.append(part)
-                room -= len(part)
-            return b"".join(parts)
-        finally:
-            os.close(fd)
+        found = contents(self.path(name))
+        if isinstance(found, int):
+            raise OSError(-found, os.strerror(-found))
+        return found
 
 
 class Look:
@@ -210,46 +209,16 @@ class Group:
 
 
 def cpu_groups(look: Look) -> list[Group]:
-    """Our cgroups that have a CPU controller and all above them, the lowest first; none where none is mounted."""
-    ours: dict[int, str] = {}
-    for line in look.text("/proc/self/cgroup", note=False).splitlines():
-        number, _, rest = line.partition(":")
-        controllers, colon, path = rest.partition(":")
-        if not colon or not number.isdigit() or not path.startswith("/"):
-            raise look.odd("/proc/self/cgroup", line, "a line like 0::/path")
-        if "cpu" in controllers.split(","):
-            ours[1] = path
-        elif not controllers:
-            ours[2] = path
+    """Our cgroups that have a CPU controller and all above them, the lowest first; none where there are no cgroups."""
+    for name in (OWN, MOUNTS):
+        look.text(name, note=False)  # without which there is nothing to be known
     groups = []
-    for line in look.text("/proc/self/mountinfo", note=False).splitlines():
-        before, dash, after = line.partition(" - ")
-        if not dash or len(before.split()) < 5 or len(after.split()) < 2:
-            raise look.odd("/proc/self/mountinfo", line, "a mount")
-        kind, options = after.split()[0], after.split()[-1].split(",")
-        version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "cpu" in options else 0
-        if version in ours:
-            top, mount = (_unescaped(word) for word in before.split()[3:5])
-            groups += _upwards(look, mount, top, ours.pop(version), version)
+    try:
+        for found in hierarchies(look.host.root):
+            if "cpu" in found.controllers:
+                if not found.directories:
+                    raise Unread(f"{look.host.path(OWN)}: {found.path}: {found.problem}")
+                groups += [Group(look.host.name(each), found.version) for each in found.directories]
+    except CpuError as error:
+        raise Unread(str(error)) from None
     return groups
-
-
-def _unescaped(word: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
-
-
-def _upwards(look: Look, mount: str, top: str, path: str, version: int) -> list[Group]:
-    """From a cgroup up to its mount point. `top` is the cgroup that is mounted there: not / in a container, whose own
-    path may then be told from the host's root."""
-    below = os.path.normpath(path)
-    if top != "/" and (below == top or below.startswith(top + "/")):
-        below = below[len(top) :]
-    where = os.path.normpath(mount + "/" + below.lstrip("/"))
-    if not os.path.isdir(look.host.path(where)):
-        where = os.path.normpath(mount)
-    found = []
-    while True:
-        found.append(Group(where, version))
-        if where == os.path.normpath(mount) or where == "/":
-            return found
-        where = os.path.dirname(where)

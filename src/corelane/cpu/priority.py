@@ -18,6 +18,7 @@ from corelane._values import choice, flag
 from corelane.cpu import policies
 from corelane.cpu.lists import from_kernel_mask, kernel_mask
 from corelane.cpu.policies import Deadline
+from corelane.cpu.sysfs import contents
 from corelane.cpu.threads import Target, apply, collect, number_of, refusal
 from corelane.errors import CpuError, CpuRefused, NotSupported
 
@@ -243,13 +244,10 @@ def _autogroup_file(target: Target) -> str:
 
 def _autogroup(target: Target) -> int | None:
     path = _autogroup_file(target)
-    try:
-        with open(path, "rb") as file:
-            text = file.read().decode("ascii", "replace")
-    except OSError:
-        return None
-    if not text:
-        return None  # the root of all: it has no autogroup
+    found = contents(path)
+    if not isinstance(found, bytes) or not found:
+        return None  # there are none, or it is the root of all, which has none
+    text = found.decode("ascii", "replace")
     name, _, value = text.strip().rpartition(" nice ")
     try:
         return int(value) if name else None

@@ -14,6 +14,8 @@ import resource
 from corelane._ffi import PLATFORM
 from corelane.cpu.lists import format_cpus, parse_cpus
 from corelane.cpu.policies import Deadline
+from corelane.cpu.sysfs import contents
+from corelane.errors import CpuError
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -68,9 +70,8 @@ def advice(
 
 def _read(root: str, path: str) -> str:
     # As bytes: a codec is a module, which whoever has given up their rights may not be able to import any more.
-    with contextlib.suppress(OSError), open(os.path.join(root, path), "rb") as file:
-        return file.read().decode("ascii", "replace").strip()
-    return ""
+    found = contents(os.path.join(root, path))
+    return found.decode("ascii", "replace").strip() if isinstance(found, bytes) else ""
 
 
 def _status(pid: str, name: str, root: str) -> str:
@@ -155,13 +156,14 @@ def _real_time_share(pid: str, root: str) -> str:
             "kernel.sched_rt_runtime_us is 0: no real-time policy may run at all; ask the administrator to set it back "
             "(950000 is the default)"
         )
-    for line in _read(root, f"proc/{pid}/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "cpu" in controllers.split(","):
-            where = f"sys/fs/cgroup/{controllers}{path.rstrip('/')}/cpu.rt_runtime_us"
-            if _read(root, where) == "0":
+    with contextlib.suppress(ImportError, OSError, CpuError):  # modules, as in _read
+        from corelane.cpu.cgroups import hierarchies
+
+        for hierarchy in hierarchies(root, pid):
+            where = next(iter(hierarchy.directories), "") + "/cpu.rt_runtime_us"
+            if "cpu" in hierarchy.controllers and _read(root, where) == "0":
                 return (
-                    f"its cgroup has no real-time share: /{where} is 0; ask the administrator to write some "
+                    f"its cgroup has no real-time share: {where} is 0; ask the administrator to write some "
                     "microseconds there, as far as the parent's allow, or to start us in a cgroup that has them"
                 )
     return f"its cgroup may have no real-time share (cpu.rt_runtime_us), or a filter forbids it; {_GRANT}"
@@ -198,16 +200,6 @@ def _deadline(number: int, value: Deadline, pid: str, root: str) -> str:
     return "a mask of CPUs and a deadline exclude each other (cpus= with sched=Deadline), and a filter may forbid it"
 
 
-def _allowed(cpuset: str, root: str) -> frozenset[int]:
-    """The CPUs of a cpuset, or nothing where that cannot be read: v1, then v2, where a cgroup without the controller
-    has those of its parent."""
-    found = _set_in(root, f"sys/fs/cgroup/cpuset{cpuset}/cpuset.effective_cpus")
-    while not found and cpuset:
-        found = _set_in(root, f"sys/fs/cgroup{cpuset}/cpuset.cpus.effective")
-        cpuset = cpuset.rpartition("/")[0]
-    return found
-
-
 def left_out(missing: Iterable[int], pid: str = "self", root: str = "/") -> str:
     """Why these CPUs are not to be had, in words.
 
@@ -220,7 +212,11 @@ def left_out(missing: Iterable[int], pid: str = "self", root: str = "/") -> str:
     absent = cpus - possible if possible else frozenset()
     offline = cpus - online - absent if online else frozenset()
     where = _read(root, f"proc/{pid}/cpuset")
-    outside = cpus - absent - offline - _allowed(where, root)
+    outside = cpus - absent - offline
+    with contextlib.suppress(ImportError, OSError):  # modules, as above
+        from corelane.cpu.counting import cpuset_of
+
+        outside -= cpuset_of(pid, root)
     said = []
     if absent:
         said.append(f"CPU {format_cpus(absent)} does not exist here (there are {format_cpus(possible)})")

@@ -1,4 +1,4 @@
-"""Small files of /sys and /proc, many in one call into the core.
+"""Small files of /sys and /proc, one or many in one call into the core, which no signal can come between.
 
 Owns nothing: no descriptor outlives a call. What is not there is None, which is a fact about the machine; what cannot
 be read, or says something else than it must, is a CpuError with the file's name and its text.
@@ -14,11 +14,53 @@ from corelane._ffi import ffi, lib
 from corelane.cpu.lists import cpu_list
 from corelane.errors import CpuError
 
-__all__ = ["SysFiles"]
+__all__ = ["SysFiles", "contents", "inside", "read"]
 
 # ENODEV, ENXIO, EBUSY: the file is there and what it tells of is not, or not now (a CPU that is going offline).
 _MISSING = frozenset({-errno.ENOENT, -errno.ENOTDIR, -errno.ENODEV, -errno.ENXIO, -errno.EBUSY})
 _PAGE, _EACH = 8192, 64  # bytes of room at first: for one that is long, and for each
+_ROOM, _MOST_ROOM = 4096, 1 << 26
+_new_room = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def inside(root: str, path: str) -> str:
+    """The absolute `path` of the machine whose files are below `root`."""
+    return path if root == "/" else root.rstrip("/") + path
+
+
+def contents(path: str) -> bytes | int:
+    """All that is in a small file; or -errno, as much of what is looked for is not there."""
+    name, size = os.fsencode(path), _ROOM
+    while size <= _MOST_ROOM:
+        room = _new_room("char[]", size)
+        got: int = lib.cl_read_file(name, room, size)
+        if 0 <= got < size:
+            found: bytes = ffi.unpack(room, got)
+            return found
+        if got == size:
+            size *= 8  # a table of mounts, or a list of CPUs with many holes
+        elif got != -errno.EINTR:  # whatever handler there is for that signal has run by now
+            return got
+    return -errno.EFBIG
+
+
+def read(path: str) -> str | None:
+    """The text of a small file of the kernel's, or None where it is not there.
+
+    Raises:
+        CpuError: it is there and cannot be read.
+    """
+    found = contents(path)
+    if isinstance(found, bytes):
+        return os.fsdecode(found)
+    if found in _MISSING:
+        return None
+    raise _unreadable(path, found)
+
+
+def _unreadable(path: str, number: int) -> CpuError:
+    why = os.strerror(-number)
+    return CpuError(f"{path} cannot be read ({why}): ask the administrator for the right to read it")
 
 
 class SysFiles:
@@ -74,8 +116,7 @@ class SysFiles:
             elif length in _MISSING:
                 texts.append(None)
             else:
-                reason = os.strerror(-length)
-                raise CpuError(f"{self.path(name)} cannot be read: {reason}: ask the administrator to make it readable")
+                raise _unreadable(self.path(name), length)
         return texts
 
     def cpus(self, name: str, text: str) -> frozenset[int]:
