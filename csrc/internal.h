@@ -207,6 +207,7 @@ int64_t cl__wire_unpack(int argc, char **argv, cl__job *job, cl_command *command
 /* spawner.c: run `work(arg)` on the long-lived spawner thread, for children that must not outlive the process but
  * may outlive the thread that asked for them. */
 int64_t cl__on_spawner(int64_t (*work)(void *), void *arg);
+int64_t cl__start_thread(pthread_t *thread, void *(*work)(void *), void *arg); /* one that gets none of the program's signals */
 
 /* stdio.c */
 typedef struct cl__stdio {

@@ -81,17 +81,6 @@ static int64_t wake_often(sleeper *other, int64_t rounds, int64_t gap_ns, int64_
     return done;
 }
 
-/* A thread that gets none of the program's signals: see spawner.c. */
-static int64_t start_thread(pthread_t *thread, void *(*work)(void *), void *argument)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(thread, NULL, work, argument);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return -rc;
-}
-
 int64_t cl_measure_wakeup(int64_t rounds, int64_t gap_ns, int64_t *out)
 {
     sleeper other = {.go = {{-1}, {-1}}, .back = {{-1}, {-1}}};
@@ -102,7 +91,7 @@ int64_t cl_measure_wakeup(int64_t rounds, int64_t gap_ns, int64_t *out)
     if (rc >= 0)
         rc = cl_opened_pipe(&other.back[0], &other.back[1]);
     if (rc >= 0)
-        rc = start_thread(&thread, sleep_and_wake, &other);
+        rc = cl__start_thread(&thread, sleep_and_wake, &other);
     if (rc >= 0) {
         rc = wake_often(&other, rounds, gap_ns, out);
         give_byte(&other.go[1], LEAVE);

@@ -70,20 +70,26 @@ static void set_hooks(void)
         pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-static int64_t ensure_running(void)
+int64_t cl__start_thread(pthread_t *thread, void *(*work)(void *), void *arg)
 {
-    pthread_t thread;
-    if (running)
-        return 0;
     /* Inherited: the program's signals are for the program's threads. Not the raw call: libc's own two must get through,
      * or a setuid() of the program, which asks every thread, would wait for this one for ever. */
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&thread, NULL, serve, NULL);
+    int rc = pthread_create(thread, NULL, work, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0)
-        return -rc;
+    return -rc;
+}
+
+static int64_t ensure_running(void)
+{
+    pthread_t thread;
+    if (running)
+        return 0;
+    int64_t rc = cl__start_thread(&thread, serve, NULL);
+    if (rc < 0)
+        return rc;
     pthread_detach(thread);
     running = 1;
     return 0;
