@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 
@@ -57,6 +58,15 @@ every_road = pytest.mark.parametrize(
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
 needs_clone = pytest.mark.skipif(PLATFORM != "linux", reason=f"the {PLATFORM} build does not clone, and has no pidfd")
+OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]  # the CPUs that we may use
+needs_two = pytest.mark.skipif(len(OURS) < 2, reason="this process may use one CPU only: there is nothing to choose")
+CORELANE = os.path.join(sysconfig.get_path("scripts"), "corelane")
+
+
+def needs(tool):
+    return pytest.mark.skipif(not shutil.which(tool), reason=f"{tool} is not installed")
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user and the groups")
 
 PATIENCE = 20.0  # seconds after which a condition that should hold at once is held to be broken

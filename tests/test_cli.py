@@ -11,14 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
+from helpers import CORELANE
 
 from corelane._ffi import PLATFORM
 
-CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
 PATIENCE = 30  # seconds after which a test gives up
 PYTHON = [sys.executable, "-ISc"]  # without site: a program that is quick to start
 

@@ -15,16 +15,14 @@ import select
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
 import pytest
-from helpers import script, wait_until
+from helpers import CORELANE, script, wait_until
 
 from corelane._ffi import PLATFORM
 
-CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
 PATIENCE = 60  # seconds after which a test gives up
 
 linux_only = pytest.mark.skipif(PLATFORM == "darwin", reason="macOS has no such setting")

@@ -1,24 +1,17 @@
 """`corelane pin` beside the programs that it stands for: what it does to a program, and says of one that runs."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers import needs_linux, needs_root
+from helpers import OURS, needs, needs_linux, needs_root, needs_two
 
 from corelane import cpu
 
 pytestmark = needs_linux
 
-OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 FIRST, LAST = OURS[0], OURS[-1]
-needs_two = pytest.mark.skipif(len(OURS) < 2, reason="this process may use one CPU only: there is nothing to choose")
-
-
-def needs(tool):
-    return pytest.mark.skipif(not shutil.which(tool), reason=f"{tool} is not installed")
 
 
 def pin(*args, **options):

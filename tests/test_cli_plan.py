@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
+from helpers import CORELANE, needs_linux
 
 from corelane import cpu
 
-CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
 PATIENCE = 30
 
 
@@ -43,7 +41,7 @@ def test_a_line_for_each_worker():
     assert printed(3, "--format", "taskset").splitlines()[0] == f"taskset -c {cpu.format_cpus(found[0])}"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system keeps nobody on some CPUs")
+@needs_linux
 def test_its_choice_is_what_it_may_use():
     last = max(os.sched_getaffinity(0))
     assert printed(2, "--cpus", last, "--format", "list") == f"{last}\n{last}\n"
@@ -77,3 +75,11 @@ def test_what_makes_no_sense(argv, says):
     assert done.stdout == ""
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_linux
+@pytest.mark.parametrize("command", [["plan", "1"], ["topology"], ["topology", "-p"]])
+def test_what_cannot_be_written_is_said(command):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([CORELANE, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (125, "corelane: stdout: No space left on device\n")

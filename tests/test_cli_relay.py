@@ -12,18 +12,16 @@ import select
 import signal
 import subprocess
 import sys
-import sysconfig
 import termios
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from faults_child import fresh
+from helpers import CORELANE
 
 from corelane._ffi import PLATFORM
 
-CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
 PATIENCE = 30  # seconds after which a test gives up
 PYTHON = [sys.executable, "-ISc"]  # without site: a program that is quick to start
 

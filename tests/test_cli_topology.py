@@ -2,23 +2,18 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import CORELANE, needs, needs_linux
 from machines import tree
 
 from corelane import cpu
 from corelane.cli.topology import _ours as ours
 
-CORELANE = str(Path(sysconfig.get_path("scripts"), "corelane"))
 PATIENCE = 60
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /sys, or sets an affinity")
 
 
 def corelane(*argv, **options):
@@ -39,7 +34,7 @@ def test_without_boxes_where_the_encoding_has_none():
     assert corelane("--root", tree("vm"), "--ascii").stdout == done.stdout
 
 
-@linux_only
+@needs_linux
 def test_our_own_cpus_are_marked():
     online = sorted(cpu.topology().online)
     mine = os.sched_getaffinity(0)
@@ -54,8 +49,8 @@ def test_json_is_the_dict():
     assert json.loads(done.stdout) == cpu.topology(tree("holes")).as_dict()
 
 
-@linux_only
-@pytest.mark.skipif(not shutil.which("lscpu"), reason="lscpu is not installed")
+@needs_linux
+@needs("lscpu")
 @pytest.mark.parametrize("name", ["vm", "holes", "hybrid", "arm_vm", "/"])
 def test_parsable_is_what_lscpu_prints(name):
     at = "/" if name == "/" else tree(name)

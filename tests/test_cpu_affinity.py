@@ -4,13 +4,12 @@ import asyncio
 import errno
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
-from helpers import needs_linux, needs_root, script, wait_until
+from helpers import OURS, needs, needs_linux, needs_root, needs_two, script, wait_until
 
 import corelane as cl
 from corelane import cpu
@@ -18,9 +17,7 @@ from corelane.cpu import affinity, refusals
 
 pytestmark = needs_linux
 
-OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 FIRST, LAST = OURS[0], OURS[-1]
-needs_two = pytest.mark.skipif(len(OURS) < 2, reason="this process may use one CPU only: there is nothing to choose")
 
 
 def online():
@@ -173,7 +170,7 @@ def test_a_mask_larger_than_the_first_guess(monkeypatch):
     assert affinity._room == max(8, (max(online()) // 64 + 1) * 8)
 
 
-@pytest.mark.skipif(not shutil.which("taskset"), reason="taskset(1) is not installed")
+@needs("taskset")
 def test_taskset_agrees(child):
     cpu.set_affinity(LAST, child)
     said = subprocess.run(["taskset", "-p", str(child)], capture_output=True, text=True, check=True).stdout

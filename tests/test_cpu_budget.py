@@ -323,7 +323,7 @@ def test_what_does_not_end_is_no_file_of_the_kernels(tree):
 
 def test_a_mount_table_cut_off_is_named(tree):
     tree.cgroups("0::/a\n", mount("/", V2, "cgroup2", "rw") + "36 25 0:30 / /mnt rw")
-    with pytest.raises(CpuError, match="mountinfo.*is no line of a table of mounts"):
+    with pytest.raises(CpuError, match=r"mountinfo.*is no line of a table of mounts"):
         tree.budget()
 
 

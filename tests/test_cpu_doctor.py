@@ -7,11 +7,10 @@ import os
 import random
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, descriptors, needs_linux
+from helpers import CORELANE, PATIENCE, descriptors, needs_linux
 
 from corelane import cpu
 from corelane.cpu import doctor_measures
@@ -496,7 +495,7 @@ def test_the_report_has_all_of_it(tree):
 
 
 def doctor(*argv, **options):
-    command = [str(Path(sysconfig.get_path("scripts"), "corelane")), "doctor", *map(str, argv)]
+    command = [CORELANE, "doctor", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, **options)
 
 
@@ -520,6 +519,6 @@ def test_the_command_measures_unless_told_not_to():
 @needs_linux
 def test_the_command_says_when_nobody_reads_it():
     with open("/dev/full", "w") as full:
-        argv = [str(Path(sysconfig.get_path("scripts"), "corelane")), "doctor", "--no-measure"]
+        argv = [CORELANE, "doctor", "--no-measure"]
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stderr) == (125, "Error: stdout: No space left on device\n")
+    assert (done.returncode, done.stderr) == (125, "corelane: stdout: No space left on device\n")

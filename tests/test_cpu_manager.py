@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import needs_linux, script, wait_until
+from helpers import OURS, needs_linux, needs_two, script, wait_until
 from shapes import machine
 
 from corelane import cpu
@@ -16,8 +16,6 @@ from corelane.cpu import manager as module
 from corelane.errors import CpuRefused
 
 pytestmark = needs_linux
-OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
-several = pytest.mark.skipif(len(OURS) < 2, reason="needs two CPUs to choose from")
 
 
 class Load:
@@ -84,13 +82,13 @@ def test_what_was_placed_where(children):
     assert os.sched_getaffinity(child.pid) == placed.cpus
 
 
-@several
+@needs_two
 def test_normal_ones_go_where_least_is_done(children):
     manager = make(Load(**{f"cpu{OURS[0]}": 1.0}))
     assert manager.place(children().pid).cpus == {OURS[1]}
 
 
-@several
+@needs_two
 def test_those_placed_at_once_go_to_different_cpus(children):
     """No sample has seen the first at work when the second comes."""
     manager = make()
@@ -156,7 +154,7 @@ def test_memory_is_bounded(children, monkeypatch):
     assert most <= 2 * 64
 
 
-@several
+@needs_two
 def test_a_number_that_came_again_is_a_stranger(children, monkeypatch):
     manager, child = make(Load(**{f"cpu{OURS[0]}": 1.0})), children()
     manager.place(child.pid)
@@ -180,7 +178,7 @@ def test_one_that_ends_while_it_is_placed(children, monkeypatch):
     assert manager.placed() == ()
 
 
-@several
+@needs_two
 def test_rebalance_moves_only_when_told_to(children):
     load = Load(**{f"cpu{each}": 0.5 for each in OURS[1:]})
     manager, child = make(load, interval=0.2), children(sys.executable, "-ISc", "while True: pass")
@@ -195,7 +193,7 @@ def test_rebalance_moves_only_when_told_to(children):
     assert manager.rebalance(apply=True) == []  # it has not been measured there
 
 
-@several
+@needs_two
 def test_classes_of_many_cpus_are_not_moved(children):
     manager, child = make(Load(**{f"cpu{OURS[0]}": 3.0})), children(sys.executable, "-ISc", "while True: pass")
     manager.place(child.pid, cpus={OURS[0]})

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import needs_linux
+from helpers import needs_linux, needs_two
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import machine
@@ -16,9 +16,6 @@ from corelane.errors import CpuRefused
 
 FLAT = machine(cores=4)
 XEON = machine(packages=2, caches=1, cores=4, smt=2)
-several = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs to move between"
-)
 
 
 def plan(n, policy="compact", topology=FLAT, **options):
@@ -217,7 +214,7 @@ def sleeper():
 
 
 @needs_linux
-@several
+@needs_two
 def test_all_threads_of_a_worker_are_moved(sleeper):
     first, second = sorted(os.sched_getaffinity(0))[:2]
     here = cpu.plan(1, budget={first, second}, topology=machine(cores=2, numbers=[first, second]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import needs, needs_linux
 from machines import MACHINES, Machine, Made, Place, in_memory, private, tree
 
 from corelane import cpu
@@ -23,12 +24,7 @@ from corelane.cpu.sysctl import topology_of
 from corelane.cpu.sysfs import SysFiles
 from corelane.errors import CpuError
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /sys")
 PATIENCE = 60
-
-
-def needs(tool):
-    return pytest.mark.skipif(not shutil.which(tool), reason=f"{tool} is not installed")
 
 
 every_machine = pytest.mark.parametrize("name", MACHINES)
@@ -178,7 +174,7 @@ def lscpu(root, *columns):
     return [[int(word) if word else None for word in line.split(",")] for line in lines]
 
 
-@linux_only
+@needs_linux
 @needs("lscpu")
 @pytest.mark.parametrize("name", [*(name for name in MACHINES if name != "bare"), "/"])
 def test_lscpu_reads_the_same(name):
@@ -216,7 +212,7 @@ def hwloc(root):
     return found
 
 
-@linux_only
+@needs_linux
 @needs("lstopo-no-graphics")
 @pytest.mark.parametrize("name", [name for name in MACHINES if name != "bare"])
 def test_hwloc_reads_the_same(name):
@@ -235,7 +231,7 @@ def test_hwloc_reads_the_same(name):
         assert len(theirs["NUMANode"]) == 1
 
 
-@linux_only
+@needs_linux
 @needs("hwloc-calc")
 def test_hwloc_counts_this_machine_as_we_do():
     found = cpu.topology(refresh=True)
@@ -249,7 +245,7 @@ def test_hwloc_counts_this_machine_as_we_do():
         assert theirs == sum(cache.level == last and cache.kind != "instruction" for cache in found.caches)
 
 
-@linux_only
+@needs_linux
 @needs("numactl")
 def test_numactl_sees_the_same_nodes():
     text = output("numactl", "-H")
@@ -264,7 +260,7 @@ def test_numactl_sees_the_same_nodes():
         assert distances == {node.id: [str(node.distances[to]) for to in ids] for node in found.nodes}
 
 
-@linux_only
+@needs_linux
 def test_this_machine_has_the_cpus_that_the_system_counts():
     found = cpu.topology(refresh=True)
     assert len(found.cpus) == os.sysconf("SC_NPROCESSORS_ONLN")

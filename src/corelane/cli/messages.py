@@ -1,15 +1,17 @@
-"""What a command says of itself: one line per message, on stderr. Owns nothing."""
+"""What a command says of itself, one line per message, on stderr; and what it answers, on stdout. Owns nothing."""
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from contextlib import suppress
 
+from corelane.cli.main import OWN_FAILURE
 from corelane.cli.sink import sink_of
 
-__all__ = ["message", "say", "write_line"]
+__all__ = ["answer", "message", "say", "write_line"]
 
 _READ_WITHIN = 1.0  # seconds: whoever reads no more must not keep us from our end
 
@@ -28,9 +30,21 @@ def say(text: str) -> None:
             left = left[sink_of(2).write(left, until - now) :]
 
 
-def write_line(fd: int, line: str) -> None:
+def answer(text: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> int:
+    """Write what was asked for to stdout; returns the exit status. Whoever reads the first lines only ends us, as other
+    filters; what else goes wrong is said."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        write_line(1, text, encoding, errors)
+    except OSError as error:
+        say(f"stdout: {error.strerror}")
+        return OWN_FAILURE
+    return 0
+
+
+def write_line(fd: int, line: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> None:
     """One line, whole; sys.stderr may be missing, and would keep what it could not write until the end."""
-    left = line.encode("utf-8", "surrogateescape") + b"\n"
+    left = line.encode(encoding, errors) + b"\n"
     while left:
         try:
             left = left[os.write(fd, left) :]

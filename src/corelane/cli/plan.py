@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from corelane import cpu
+from corelane.cli.main import OWN_FAILURE
+from corelane.cli.messages import answer, say
+from corelane.cli.values import ROOT
 from corelane.cpu.lists import format_cpus, format_mask
 from corelane.cpu.placement import POLICIES, Plan
 from corelane.cpu.placement import plan as make
@@ -35,11 +38,9 @@ _FORMATS: dict[str, Any] = {
 @click.option("--cpus", metavar="CPUS", help="Plan with these CPUs instead of those this process may use.")
 @click.option("--format", "form", type=click.Choice(list(_FORMATS)), default="table", help="What is printed.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option(
-    "--root", type=click.Path(exists=True, file_okay=False), default="/", help="Read sys/ and proc/ below it."
-)
+@ROOT
 @click.argument("n", type=int, metavar="N")
-def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: str | None, **given: Any) -> None:
+def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: str | None, **given: Any) -> int:
     """Plan CPUs for N workers, and print them.
 
     The formats list, mask and taskset have one line for each worker, for a loop in a shell:
@@ -57,5 +58,6 @@ def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: s
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     except CorelaneError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(_FORMATS["json" if as_json else form](made))
+        say(str(error))
+        return OWN_FAILURE
+    return answer(_FORMATS["json" if as_json else form](made))

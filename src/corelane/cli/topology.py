@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 import click
 
 from corelane import cpu
 from corelane.cli.main import OWN_FAILURE
-from corelane.cli.messages import say
-from corelane.cli.values import PATH
+from corelane.cli.messages import answer, say
+from corelane.cli.values import ROOT
 from corelane.errors import CorelaneError
 
 __all__ = ["parsable", "topology"]
@@ -22,7 +21,7 @@ __all__ = ["parsable", "topology"]
 @click.command(options_metavar="[OPTION]...")
 @click.option("--json", "as_json", is_flag=True, help="As JSON: Topology.as_dict().")
 @click.option("-p", "--parse", "as_table", is_flag=True, help="As `lscpu -p` prints it.")
-@click.option("--root", type=PATH, default="/", help="Read another machine's /sys and /proc, copied to this directory.")
+@ROOT
 @click.option("--width", type=click.IntRange(40, 100_000), help="Columns of the picture; else the terminal's.")
 @click.option("--ascii", "plain", is_flag=True, help="Boxes of +, - and |.")
 @click.option("--all/--collapse", "everything", default=None, help="Draw all, or one of those that look the same.")
@@ -36,23 +35,20 @@ def topology(as_json: bool, as_table: bool, root: str, width: int | None, plain:
     """
     if as_json and as_table:
         raise click.UsageError("--json and -p are two ways of printing: use one")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads the first lines only ends us, as other filters
     try:
         found = cpu.topology(root)
         if as_json:
-            click.echo(json.dumps(found.as_dict(), indent=2))
-        elif as_table:
-            click.echo(parsable(found))
-        else:
-            own = os.path.realpath(root) == "/"
-            mine, allowed, limits = _ours() if own else (None, None, [])
-            collapse = None if everything is None else not everything
-            text = found.draw(width, mark=mine, allowed=allowed, ascii=plain or not _has_lines(), collapse=collapse)
-            click.echo("\n".join([text, *limits]).encode(_encoding(), "replace"))
+            return answer(json.dumps(found.as_dict(), indent=2))
+        if as_table:
+            return answer(parsable(found))
+        own = os.path.realpath(root) == "/"
+        mine, allowed, limits = _ours() if own else (None, None, [])
+        collapse = None if everything is None else not everything
+        text = found.draw(width, mark=mine, allowed=allowed, ascii=plain or not _has_lines(), collapse=collapse)
+        return answer("\n".join([text, *limits]), _encoding(), "replace")
     except CorelaneError as error:
         say(str(error))
         return OWN_FAILURE
-    return 0
 
 
 def parsable(topology: cpu.Topology) -> str:

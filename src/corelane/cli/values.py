@@ -20,6 +20,7 @@ __all__ = [
     "MEMORY",
     "PAIR",
     "PATH",
+    "ROOT",
     "SCHED",
     "SECONDS",
     "TIMEOUT",
@@ -133,3 +134,10 @@ SECONDS, TIMEOUT, PAIR = Type("TIME", _seconds), Type("TIME", _timeout), Type("W
 LIMIT, VARIABLE = Type("NAME=SOFT[:HARD]", _limit), Type("NAME=VALUE", _variable)
 UMASK, ACCOUNT = Type("OCTAL", _octal), Type("NAME|ID", _account)
 PATH = click.Path()
+ROOT = click.option(
+    "--root",
+    type=PATH,
+    default="/",
+    metavar="DIR",
+    help="Read another machine's /sys and /proc, copied to this directory.",
+)
