@@ -47,7 +47,7 @@ class Tree:
         self.write("/proc/self/mountinfo", "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n" + mounts)
 
     def budget(self, environ=(), **options):
-        return cpu.budget(str(self.path), dict(environ), **options)
+        return cpu.budget(self.path, dict(environ), **options)
 
 
 @pytest.fixture

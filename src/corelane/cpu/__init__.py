@@ -1,10 +1,16 @@
 """CPUs: what the machine has, what of it is ours, who goes where and how urgently.
 
-    from corelane import cpu
+    what there is         topology; load, LoadSampler
+    what is ours          count, available, budget, explain, watch_budget; limit_threads, thread_environment
+    on which CPUs         get_affinity, set_affinity, pinned; parse_cpus, format_cpus, format_mask
+    how urgently          get_priority, set_priority, get_nice, set_nice, get_io_priority, set_io_priority, Deadline;
+                          get_qos, set_qos (macOS); get_memory_policy, set_memory_policy
+    who goes where        plan, rebalance, apply_moves; priority_class, AffinityManager
+    what costs latency    diagnose
 
-    cpu.topology(); cpu.count(); cpu.explain()
-    with cpu.pinned({1}): ...
-    cpu.plan(4, "spread")
+The other names are the values that these take and return. `pid` is a process, `tid` a thread, neither the calling one
+(threads.py); `cpus` any way of writing a set of CPUs (lists.py); `best_effort` has what the system refuses returned or
+left out instead of raised; `root` is where another machine's files are.
 
 Each name is loaded when it is asked for: starting a process needs only the ways of writing a set of CPUs.
 """

@@ -41,7 +41,7 @@ _get_affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity
 
 
 def budget(
-    root: str = "/",
+    root: str | os.PathLike[str] = "/",
     environ: Mapping[str, str] | None = None,
     affinity: Any = None,
     *,
@@ -62,8 +62,9 @@ def budget(
 
     Raises:
         CpuError: a file of the kernel is there but unreadable or malformed; it is named.
-        TypeError, ValueError: `affinity` is no set of CPUs.
+        TypeError, ValueError: `affinity` is no set of CPUs, `root` no path.
     """
+    root = os.fsdecode(root)
     given = None if affinity is None else parse_cpus(affinity)
     if given is None and environ is None and root == "/" and not best_effort:
         return live().budget

@@ -37,7 +37,7 @@ from corelane.cpu.counting import available
 from corelane.cpu.lists import format_cpus
 from corelane.cpu.machine import budget_cpus
 from corelane.cpu.model import Topology
-from corelane.cpu.moves import MARGIN, THRESHOLD, Move, _check, propose
+from corelane.cpu.moves import MARGIN, THRESHOLD, Move, check_limits, propose
 from corelane.cpu.sampler import Floats, Integers, Load, LoadSampler, busyness
 from corelane.cpu.setting import cpu_seconds, start_of
 from corelane.errors import CpuRefused, cpu_refused
@@ -97,7 +97,7 @@ class AffinityManager:
         threshold: float = THRESHOLD,
         margin: float = MARGIN,
     ) -> None:
-        _check(threshold, margin)
+        check_limits(threshold, margin)
         self.topology = hardware.topology() if topology is None else topology
         self.cpus = budget_cpus(available() if budget is None else budget, self.topology)
         self.threshold, self.margin, self.interval = threshold, margin, seconds("interval", interval)

@@ -27,7 +27,7 @@ from corelane.cpu.sampler import busyness
 from corelane.cpu.setting import unless_gone
 from corelane.errors import CpuRefused
 
-__all__ = ["MARGIN", "THRESHOLD", "Move", "apply_moves", "propose", "rebalance"]
+__all__ = ["MARGIN", "THRESHOLD", "Move", "apply_moves", "check_limits", "propose", "rebalance"]
 
 THRESHOLD = 0.8  # tasks that want a CPU, from which on it is crowded
 MARGIN = 0.25  # tasks fewer there must be elsewhere
@@ -78,7 +78,7 @@ def rebalance(
         TypeError, ValueError: an argument is wrong.
     """
     heat = busyness(load)
-    _check(threshold, margin)
+    check_limits(threshold, margin)
     if plan.answered is not None and plan.answered == heat:
         return []
     workers = dict(enumerate(plan))
@@ -95,7 +95,8 @@ def rebalance(
     )
 
 
-def _check(threshold: float, margin: float) -> None:
+def check_limits(threshold: float, margin: float) -> None:
+    """Of `rebalance` and of an AffinityManager: TypeError or ValueError unless they are numbers of tasks."""
     for name, value in (("threshold", threshold), ("margin", margin)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a number of tasks like 0.8, not {value!r}")

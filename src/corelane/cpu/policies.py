@@ -46,8 +46,7 @@ class Deadline(namedtuple("Deadline", "runtime deadline period")):
     """SCHED_DEADLINE: in every period a thread gets `runtime` of CPU time before `deadline` has passed.
 
     The kernel admits it only if all such promises can be kept together. It runs before all that is real-time, on any
-    CPU
-    of its scheduling domain: a thread that is kept to some of them is refused.
+    CPU of its scheduling domain: a thread that is kept to some of them is refused.
 
     Args:
         runtime, deadline: seconds. period: seconds; None: the deadline. runtime <= deadline <= period.

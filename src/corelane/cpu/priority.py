@@ -117,6 +117,12 @@ def _answer(rc: int, what: str, whom: Target | _Many, step: str) -> int:
     return rc
 
 
+def _ask(whom: Target | _Many, call: Callable[[int, int], int], what: str, step: str) -> int:
+    """What `call(who, id)` returns of those meant."""
+    where = (whom.who, whom.number) if isinstance(whom, _Many) else (lib.CL_WHO_THREAD, whom.thread)
+    return _answer(call(*where), what, whom, step)
+
+
 # ---- nice and I/O priority -------------------------------------------------------------------------------------------
 
 
@@ -132,9 +138,7 @@ def get_nice(
     Raises:
         CpuRefused: it is gone (also ProcessLookupError).
     """
-    whom = _whom(pid, tid, group, user)
-    where = (whom.who, whom.number) if isinstance(whom, _Many) else (lib.CL_WHO_THREAD, whom.thread)
-    return 20 - _answer(lib.cl_cpu_get_nice(*where), "the nice value", whom, "nice")
+    return 20 - _ask(_whom(pid, tid, group, user), lib.cl_cpu_get_nice, "the nice value", "nice")
 
 
 def set_nice(
@@ -151,8 +155,7 @@ def set_nice(
     Args:
         nice: -20 (most) to 19.
         pid: all threads of a process. tid: one thread. group, user: all threads of a process group, or of a user's.
-            None
-            of them: the calling thread.
+            None of them: the calling thread.
         best_effort: return what is refused instead of raising it.
 
     Raises:
@@ -177,9 +180,7 @@ def get_io_priority(
         CpuRefused: it is gone. NotSupported: macOS has none.
     """
     whom = _whom(pid, tid, group, user)
-    where = (whom.who, whom.number) if isinstance(whom, _Many) else (lib.CL_WHO_THREAD, whom.thread)
-    rc = lib.cl_cpu_get_io_priority(*where)
-    return policies.io_priority_of(_answer(rc, "the I/O priority", whom, "io_priority"))
+    return policies.io_priority_of(_ask(whom, lib.cl_cpu_get_io_priority, "the I/O priority", "io_priority"))
 
 
 def set_io_priority(

@@ -76,10 +76,7 @@ def refusal(what: str, number: int, step: str, **facts: Any) -> CpuRefused:
     """
     try:
         from corelane.cpu.refusals import advice
-    except (
-        ImportError,
-        OSError,
-    ):  # we have given up the rights to read it: the refusal itself must be told all the same
+    except (ImportError, OSError):  # we have given up the rights to read it: the refusal must be told all the same
         return cpu_refused(what, number)
     return cpu_refused(what, number, advice(step, number, **facts))
 

@@ -64,10 +64,7 @@ _STEP_OF = {option: step for step, option in _OPTION_OF.items()}
 def _about_step(command: Command, step: str, number: int) -> str:
     try:
         from corelane.cpu.refusals import advice
-    except (
-        ImportError,
-        OSError,
-    ):  # we have given up the rights to read it: the failure itself must be told all the same
+    except (ImportError, OSError):  # we have given up the rights to read it: the failure must be told all the same
         return ""
     value = command.option(_OPTION_OF[step])
     said = advice(step, number, value)
