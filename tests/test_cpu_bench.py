@@ -1,9 +1,11 @@
 """`corelane bench cpu`: its contenders call what they say, its figures add up, the ping-pong leaves nobody behind."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -172,3 +174,39 @@ def test_pingpong_ends_when_its_peer_does(available):
         done = subprocess.run([program, *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
         assert done.returncode == status, argv
     assert subprocess.run([program, "nonsense"], capture_output=True, timeout=PATIENCE).returncode == 2
+
+
+@needs_linux
+@pytest.mark.parametrize("mode", [mode for mode in cpu_worker.MODES if mode.startswith("corelane")])
+def test_what_corelane_answers(mode):
+    answer = cpu_worker.MODES[mode](4)()
+    if mode == "corelane_get":
+        assert answer == os.sched_getaffinity(0)
+    elif mode == "corelane_load":
+        assert list(answer.cpus) == [0, 1, 2, 3]
+        assert answer.waiting is not None  # it is not spared what psutil does not read
+    elif "topology" in mode:
+        assert answer.online
+    elif "plan" in mode:
+        assert len(answer) == (2 if mode.endswith("exclusive") else 4)
+
+
+@needs_linux
+@pytest.mark.slow
+def test_the_whole_subject(tmp_path):
+    argv = [
+        sys.executable,
+        "-m",
+        "corelane",
+        "bench",
+        "cpu",
+        "--quick",
+        "--no-rust",
+        "--json",
+        str(tmp_path / "report"),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=6 * PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "report").read_text())
+    assert set(found["sections"]) == {plan.key for plan in subject.PLANS}
+    assert "psutil.cpu_percent vs load()" in done.stdout
