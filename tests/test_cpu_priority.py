@@ -4,6 +4,7 @@ of a spawn, by every strategy."""
 import errno
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -241,8 +242,10 @@ def test_a_deadline_that_cannot_be_kept(may_deadline):
         assert info.value.errno == errno.EBUSY
         assert "asks for 80.0% of a CPU" in info.value.advice
         assert "sched_rt_runtime_us=" in info.value.advice
-        [refused] = cpu.set_priority(sleepers[-1].pid, sched=cpu.Deadline(0.008, 0.01), best_effort=True)
-        assert str(refused) == str(info.value).replace(str(sleepers[0].pid), str(sleepers[-1].pid))
+        # All of them, in turn: another program's deadline may have been in the way before, and be over by now.
+        tried = [cpu.set_priority(sleeper.pid, sched=wanted, best_effort=True) for sleeper in sleepers]
+        refused = next(found[0] for found in tried if found)
+        assert re.sub(r"process \d+", "", str(refused)) == re.sub(r"process \d+", "", str(info.value))
     finally:
         for sleeper in sleepers:
             sleeper.kill()
