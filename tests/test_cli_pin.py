@@ -54,6 +54,31 @@ def test_it_has_what_was_asked_for():
     assert pin(*options, FIRST, "--", sys.executable, "-c", show).stdout == "7 batch True ('best-effort', 6)\n"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--nice", 7, FIRST, "nice"],
+        [FIRST, "--nice", 7, "--", "nice"],
+        [FIRST, "--nice", 7, "nice"],
+        [FIRST, "--nice=7", "--", "nice"],
+        ["--sched", "batch", FIRST, "--nice", 7, "--", "nice"],
+    ],
+)
+def test_options_come_before_the_cpus_or_after_them(args):
+    done = pin(*args)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_options_of_the_program_are_its_own():
+    assert pin(FIRST, "--nice", 3, "--", "printf", "%s ", "--nice", "7", "--", "-p").stdout == "--nice 7 -- -p "
+    assert pin(FIRST, "printf", "%s ", "--nice", "7").stdout == "--nice 7 "
+
+
+def test_options_after_the_cpus_of_a_process(child):
+    assert pin("-p", child, FIRST, "--nice", 4).returncode == 0
+    assert (os.getpriority(os.PRIO_PROCESS, child), os.sched_getaffinity(child)) == (4, {FIRST})
+
+
 @needs("numactl")
 @pytest.mark.skipif(not os.path.isdir("/sys/devices/system/node"), reason="this kernel is built without NUMA")
 @pytest.mark.parametrize("written", ["bind", "interleave"])
@@ -96,6 +121,9 @@ def test_best_effort():
         ([], "what is needed"),
         (["0"], "what is needed"),
         (["0", "--"], "no PROGRAM"),
+        (["0", "--nice", "5", "--"], "no PROGRAM"),
+        (["0", "--nice", "5"], "what is needed"),
+        (["0", "--nise", "5", "--", "true"], "--nise"),
         (["3-1", "true"], "runs backwards"),
         (["a", "true"], "neither a CPU"),
         (["-a", "0", "true"], "-p PID"),

@@ -27,7 +27,26 @@ __all__ = ["pin"]
 _settings = {"allow_interspersed_args": False, "max_content_width": 100}
 
 
-@click.command(context_settings=_settings, options_metavar="[OPTION]...")
+class _Pin(click.Command):
+    """Takes options before CPUS and after them, and leaves alone all that follows the program's name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, words = list(args), self._words(ctx, args)
+        if len(words) > 1 and words[1].startswith("-") and words[1] != "--":
+            program = self._words(ctx, words[1:])
+            options = words[1 : len(words) - len(program)]
+            if options[-1] == "--":
+                options, program = options[:-1], ["--", *program]
+            given = [*args[: len(args) - len(words)], *options, words[0], *program]
+        return super().parse_args(ctx, given)
+
+    def _words(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is left when the options that come first are taken away."""
+        words = self.make_parser(ctx).parse_args(list(args))[0].get("words")
+        return list(words) if isinstance(words, tuple) else []  # click has an object of its own for "none"
+
+
+@click.command(cls=_Pin, context_settings=_settings, options_metavar="[OPTION]...")
 @click.option("-p", "--pid", type=click.IntRange(min=1), help="Look at, or change, a process instead of starting one.")
 @click.option("-a", "--all-tasks", is_flag=True, help="With -p: all threads of it, not the main one alone.")
 @click.option("-c", "--cpu-list", "as_list", is_flag=True, help="With -p: print CPUs as a list, not as a mask.")
@@ -39,7 +58,12 @@ _settings = {"allow_interspersed_args": False, "max_content_width": 100}
 @click.option("--io-priority", type=PAIR, help="none, idle, best-effort:LEVEL or realtime:LEVEL, 0 (high) to 7.")
 @click.option("--mem", "memory_policy", type=MEMORY, help="local, bind:NODES, interleave:NODES or preferred:NODE.")
 @click.option("--best-effort", is_flag=True, help="Go on without what the system refuses, and say so.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="CPUS [--] PROGRAM [ARGUMENT]... | -p PID [CPUS]")
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="CPUS [OPTION]... [--] PROGRAM [ARGUMENT]... | -p PID [CPUS]",
+)
 def pin(
     words: tuple[str, ...],
     pid: int | None,
