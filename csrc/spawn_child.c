@@ -172,12 +172,12 @@ CL__CHILD static void set_scheduling(cl__job *job)
     const cl_command *command = job->command;
     if (has(job, CL_OPT_NICE))
         want(job, CL_STAGE_NICE, cl__sys_set_nice(CL_WHO_THREAD, 0, command->nice));
+    if (command->cpus) /* before the policy: a deadline needs all CPUs, and our parent's mask may lack some */
+        want(job, CL_STAGE_AFFINITY, set_affinity(command));
     if (has(job, CL_OPT_SCHEDULER))
         want(job, CL_STAGE_SCHEDULER, set_policy(job));
     if (has(job, CL_OPT_UCLAMP)) /* after the policy, which may have defaults of its own */
         want(job, CL_STAGE_UCLAMP, cl__sys_set_util(0, command->util_min, command->util_max));
-    if (command->cpus)
-        want(job, CL_STAGE_AFFINITY, set_affinity(command));
     if (has(job, CL_OPT_IO_PRIORITY))
         want(job, CL_STAGE_IO_PRIORITY, cl__sys_set_io_priority(CL_WHO_THREAD, 0, command->io_priority));
     if (has(job, CL_OPT_MEMORY_POLICY))

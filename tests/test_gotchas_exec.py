@@ -238,13 +238,13 @@ def test_dispositions_can_be_asked_for(road):
 # ---- 20: the order ---------------------------------------------------------------------------------------------------
 
 # What a step needs must not have been given away by an earlier one: the rights by a change of user, the death signal
-# by the same, descriptors by the limit on them; and the terminal needs the session.
+# by the same, descriptors by the limit on them; the terminal needs the session, and a deadline all CPUs.
 ORDER = [
     "setsid(",
     "TIOCSCTTY",
     "setpriority(",
-    "sched_setscheduler(",
     "sched_setaffinity(",
+    "sched_setscheduler(",
     "ioprio_set(",
     "RLIMIT_CORE",
     "umask(",

@@ -235,10 +235,9 @@ static void it_goes_on_without(int strategy)
 
     ask_for_too_much(strategy, "no best effort");
     try.command.options &= ~(uint64_t)CL_OPT_BEST_EFFORT;
-    refused_at(CL_STAGE_SCHEDULER, EINVAL);
-    try.command.options = 0;
     refused_at(CL_STAGE_AFFINITY, ENODEV);
     try.command.cpus = NULL;
+    refused_at(CL_STAGE_SCHEDULER, EINVAL);
     try.command.options = CL_OPT_MEMORY_POLICY;
     cl_process *process = new_process();
     CHECK(cl_process_spawn(process, &try.command, &try.launch, NULL) < 0);

@@ -46,7 +46,8 @@ def advice(
         number: the errno.
         value: what was asked for, in its normal form: a nice value, a policy, CPUs, nodes.
         target: whom it was for; None: this thread, or a child of it.
-        obtained: of CPUs or nodes, those that were applied.
+        obtained: of CPUs or nodes, those that were applied; of a policy, the CPUs that the thread was kept to before,
+            where that is another mask than it has now.
         root: where sys/ and proc/ are, for tests.
 
     Returns:
@@ -129,7 +130,7 @@ def _nice(number: int, value: Any, pid: str, root: str, obtained: Any) -> str:
 
 def _scheduler(number: int, value: Any, pid: str, root: str, obtained: Any) -> str:
     if isinstance(value, Deadline):
-        return _deadline(number, value, pid, root)
+        return _deadline(number, value, pid, root, obtained)
     if number == errno.EBUSY:
         return "it has a deadline, which this change would break"
     if number not in (errno.EPERM, errno.EACCES):
@@ -169,7 +170,7 @@ def _real_time_share(pid: str, root: str) -> str:
     return f"its cgroup may have no real-time share (cpu.rt_runtime_us), or a filter forbids it; {_GRANT}"
 
 
-def _deadline(number: int, value: Deadline, pid: str, root: str) -> str:
+def _deadline(number: int, value: Deadline, pid: str, root: str, cpus: Iterable[int]) -> str:
     if number == errno.EBUSY:
         period = int(_read(root, "proc/sys/kernel/sched_rt_period_us") or 0)
         runtime = int(_read(root, "proc/sys/kernel/sched_rt_runtime_us") or 0)
@@ -190,12 +191,12 @@ def _deadline(number: int, value: Deadline, pid: str, root: str) -> str:
         return f"SCHED_DEADLINE takes CAP_SYS_NICE, whatever RLIMIT_RTPRIO is; {_GRANT}"
     online = _set_in(root, "sys/devices/system/cpu/online")
     with contextlib.suppress(ValueError):
-        mine = parse_cpus(_status(pid, "Cpus_allowed_list", root))
+        mine = frozenset(cpus) or parse_cpus(_status(pid, "Cpus_allowed_list", root))
         if online - mine:
             return (
                 f"it is kept to CPUs {format_cpus(mine)} of {format_cpus(online)}, and a thread with a deadline runs "
-                "on all CPUs of its scheduling domain: take the mask away first, or ask the administrator for an "
-                "exclusive cpuset partition of those CPUs"
+                "on all CPUs of its scheduling domain: let it run on all of these first, or ask the administrator for "
+                "an exclusive cpuset partition of those CPUs"
             )
     return "a mask of CPUs and a deadline exclude each other (cpus= with sched=Deadline), and a filter may forbid it"
 

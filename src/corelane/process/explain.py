@@ -8,7 +8,7 @@ import errno
 import os
 
 from corelane._ffi import lib
-from corelane.cpu.policies import Deadline, written
+from corelane.cpu.policies import written
 from corelane.errors import CpuRefused, SpawnFailed, cpu_refused, spawn_failed
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
@@ -66,13 +66,9 @@ def _about_step(command: Command, step: str, number: int) -> str:
         from corelane.cpu.refusals import advice
     except (ImportError, OSError):  # we have given up the rights to read it: the failure must be told all the same
         return ""
-    value = command.option(_OPTION_OF[step])
-    said = advice(step, number, value)
-    if step == "scheduler" and number == errno.EPERM and isinstance(value, Deadline) and command.option("cpus"):
-        said = "a thread with a deadline runs on all CPUs of its scheduling domain: leave out cpus="
-    if step == "affinity" and number == errno.EBUSY:
-        return "a child with a deadline runs on all CPUs of its scheduling domain: leave out cpus="
-    return said
+    # A deadline's CPUs are those that the child was given before it.
+    cpus = command.option("cpus") if step == "scheduler" else None
+    return advice(step, number, command.option(_OPTION_OF[step]), obtained=cpus or ())
 
 
 def refused_step(command: Command, option: str, number: int) -> CpuRefused:
