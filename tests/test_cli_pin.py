@@ -132,6 +132,7 @@ def test_best_effort():
         (["-p", "1", "--mem", "local"], "--mem"),
         (["-p", "1", "3-1"], "runs backwards"),
         (["--sched", "fast", "0", "true"], "fast"),
+        (["--sched", "fifo", "0", "true"], "fifo:1 to fifo:99"),
         (["--mem", "bind:x", "0", "true"], "neither a node"),
         (["--nice", "99", "0", "true"], "from -20 to 19"),
         (["--reset-on-fork", "0", "true"], "give sched= too"),

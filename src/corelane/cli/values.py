@@ -73,6 +73,8 @@ def _pair(text: str) -> Any:
 def _sched(text: str) -> Any:
     """As _pair, or deadline:RUNTIME:DEADLINE[:PERIOD]."""
     word, *spans = text.split(":")
+    if word in ("fifo", "rr") and not spans:
+        raise ValueError(f"{word} needs a priority: {word}:1 to {word}:99")
     if word != "deadline":
         return _pair(text)
     if len(spans) not in (2, 3):

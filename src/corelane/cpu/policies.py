@@ -96,6 +96,8 @@ def scheduler(name: str, value: Any) -> tuple[int, int] | Deadline:
         return value
     if value == "deadline":
         raise ValueError(f"{name}: 'deadline' needs numbers: give cpu.Deadline(runtime, deadline, period), in seconds")
+    if value in ("fifo", "rr"):
+        raise ValueError(f"{name}: {value!r} needs a priority from 1 to 99: give a pair like ({value!r}, 10)")
     policy, priority = (value, 0) if isinstance(value, str) else value if _is_pair(value) else (None, 0)
     if not isinstance(policy, str) or policy not in POLICIES:
         raise ValueError(
