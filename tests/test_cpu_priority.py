@@ -95,7 +95,7 @@ def test_what_is_no_deadline(spans):
         (lambda: cpu.set_nice(1, group=5, user=5), ValueError, "not both"),
         (lambda: cpu.set_nice(1, group=0), ValueError, "group cannot be 0"),
         (lambda: cpu.get_nice(user=-1), ValueError, "a user's number"),
-        (lambda: cpu.set_priority(sched="fifo"), ValueError, "priority must be from 1 to 99"),
+        (lambda: cpu.set_priority(sched="fifo"), ValueError, r"'fifo' needs a priority .*\('fifo', 10\)"),
         (lambda: cpu.set_priority(sched=("fifo", 100)), ValueError, "from 1 to 99"),
         (lambda: cpu.set_priority(sched=("batch", 1)), ValueError, "from 0 to 0"),
         (lambda: cpu.set_priority(sched="deadline"), ValueError, r"give cpu\.Deadline"),
@@ -434,13 +434,44 @@ print(json.dumps(said))
     )
     assert said["nice"][0] == errno.EACCES
     assert "RLIMIT_NICE is 0" in said["nice"][1]
-    assert "LimitNICE=-5" in said["nice"][1]
+    assert "`nice -5` in limits.conf, or LimitNICE=-5" in said["nice"][1]
     assert "RLIMIT_RTPRIO is 0, and priority 7 is asked" in said["sched"][1]
     assert "LimitRTPRIO=7" in said["sched"][1]
     assert "takes CAP_SYS_NICE, whatever RLIMIT_RTPRIO is" in said["deadline"][1]
     assert "the realtime class is not free" in said["io_priority"][1]
     assert len(said["all"]) == 3
     assert said["left"] == [True, "other"]
+
+
+@needs_root
+def test_a_group_of_somebody_elses():
+    """The group is root's, and a limit has nothing to do with it."""
+    with cl.Command("sleep", "1000", contain="group").spawn() as leader:
+        said = script(
+            _AS_NOBODY
+            + f"""
+said = []
+for call in (lambda: cpu.set_nice(7, group={leader.pid}), lambda: cpu.set_io_priority("idle", group={leader.pid})):
+    try:
+        call()
+    except PermissionError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+        )
+        leader.kill()
+    assert len(said) == 2
+    for each in said:
+        assert "not all of them are of user 65534" in each
+        assert "CAP_SYS_NICE" in each
+        assert "RLIMIT_NICE" not in each
+
+
+def test_a_nice_value_for_systemd_has_its_sign(monkeypatch):
+    """systemd.exec(5): a plain number is a limit of 0 to 40, and not a nice value."""
+    monkeypatch.setattr(refusals, "_limit", lambda pid, name: 0)
+    for value, written in ((5, "LimitNICE=+5"), (0, "LimitNICE=+0"), (-5, "LimitNICE=-5")):
+        assert f"`nice {value}` in limits.conf, or {written}," in refusals.advice("nice", errno.EACCES, value)
 
 
 # ---- as options of a spawn ----
@@ -651,6 +682,7 @@ def test_advice_says_something_of_every_step(tmp_path):
         "memory_policy": (2, (0,)),
         "autogroup": -3,
         "oom": -5,
+        "others": 5,
     }
     assert set(values) == set(refusals._STEPS)
     for step, value in values.items():

@@ -98,6 +98,9 @@ def _change(
     """Do `call(who, id)`, which returns -errno, to each thread meant."""
     if isinstance(whom, _Many):
         rc = call(whom.who, whom.number)
+        # For a value that one may not have the kernel answers EACCES, but EPERM for realtime I/O.
+        if rc == -errno.EPERM and (step == "nice" or value >> 13 != policies.IO_CLASSES["realtime"]):
+            step = "others"
         refused = [refusal(f"{what} for {whom.text}", -rc, step, value=value)] if rc < 0 else []
         return collect(refused, best_effort)
 

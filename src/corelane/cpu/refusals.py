@@ -42,7 +42,8 @@ def advice(
     """What to tell of a refusal.
 
     Args:
-        step: "nice", "scheduler", "uclamp", "affinity", "io_priority", "memory_policy", "autogroup" or "oom".
+        step: "nice", "scheduler", "uclamp", "affinity", "io_priority", "memory_policy", "autogroup", "oom", or
+            "others": something for a group or a user, some of whose processes are somebody else's.
         number: the errno.
         value: what was asked for, in its normal form: a nice value, a policy, CPUs, nodes.
         target: whom it was for; None: this thread, or a child of it.
@@ -124,7 +125,9 @@ def _nice(number: int, value: Any, pid: str, root: str, obtained: Any) -> str:
     if limit is None:
         return f"only a value above the present one is free; {_GRANT}"
     allowed = f"allows down to {20 - limit}" if limit else "allows none below the present one"
-    wanted = "" if value is None else f"; ask the administrator for `nice {value}` in limits.conf, or LimitNICE={value}"
+    wanted = (
+        "" if value is None else f"; ask the administrator for `nice {value}` in limits.conf, or LimitNICE={value:+d}"
+    )
     return f"RLIMIT_NICE is {limit}, which {allowed}{wanted}, or for CAP_SYS_NICE"
 
 
@@ -283,8 +286,16 @@ def _autogroup(number: int, value: Any, pid: str, root: str, obtained: Any) -> s
     return _nice(number, value, pid, root, obtained) if number in (errno.EPERM, errno.EACCES) else ""
 
 
+def _others(number: int, value: Any, pid: str, root: str, obtained: Any) -> str:
+    return f"not all of them are of user {os.geteuid()}, who we are: run this as that user, or {_GRANT}"
+
+
 def _oom(number: int, value: Any, pid: str, root: str, obtained: Any) -> str:
-    return "lowering the score takes CAP_SYS_RESOURCE" if number in (errno.EPERM, errno.EACCES) else ""
+    if number not in (errno.EPERM, errno.EACCES):
+        return ""
+    return (
+        "lowering the score takes CAP_SYS_RESOURCE; ask the administrator for it, or for OOMScoreAdjust= of the service"
+    )
 
 
 _STEPS = {
@@ -295,5 +306,6 @@ _STEPS = {
     "io_priority": _io_priority,
     "memory_policy": _memory_policy,
     "autogroup": _autogroup,
+    "others": _others,
     "oom": _oom,
 }
