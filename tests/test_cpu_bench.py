@@ -43,7 +43,7 @@ def test_what_the_others_answer(mode, monkeypatch):
     answer = call()
     if mode.endswith("_set"):
         assert answer is None
-    elif mode == "psutil_load":
+    elif mode == "psutil_load" or mode.endswith("_place"):
         assert len(answer) == 4
     elif mode.endswith("_get"):
         assert set(answer) == os.sched_getaffinity(0)
@@ -83,6 +83,18 @@ def test_every_row_has_a_contender():
         assert plan.ours in plan.rows
     assert "cpu" in suite.SUBJECTS
     assert "cpu" in suite.UNPINNED  # it places its players itself
+
+
+@needs_linux
+def test_what_is_asked_again_and_again_is_not_looked_for_anew():
+    """The cached topology costs what a caller pays for it, not the look for new CPUs that comes once a second."""
+    (plan,) = (plan for plan in subject.PLANS if "corelane_topology/1" in plan.rows)
+    server = Server(subject._contender("corelane_topology/1", "cached"))
+    try:
+        rounds = [server.round(plan.count // subject.QUICK.less, "-") for _ in range(5)]
+    finally:
+        server.close()
+    assert min(one.samples[0] for one in rounds) < 3000  # ns; one look is some 30,000
 
 
 @needs_linux

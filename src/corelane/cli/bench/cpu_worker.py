@@ -96,6 +96,12 @@ def _psutil_set(_: int) -> Call:
     return functools.partial(process.cpu_affinity, process.cpu_affinity())
 
 
+def _again(make: Callable[[int], Call], times: int) -> Call:
+    """What it takes to set the masks of so many workers, each with a call of its own."""
+    call = make(1)
+    return lambda: [call() for _ in range(times)]
+
+
 def _our_plan(policy: str, cpus: int) -> Call:
     topology = _made_up(cpus)
     options = {"topology": topology, "budget": topology.online, "load": dict.fromkeys(topology.online, 0.25)}
@@ -142,6 +148,8 @@ MODES: dict[str, Callable[[int], Call]] = {
         f"corelane_plan_{policy}": functools.partial(_our_plan, policy)
         for policy in ("compact", "spread", "least-loaded", "exclusive", "numa-local")
     },
+    "os_place": functools.partial(_again, _os_set),
+    "psutil_place": functools.partial(_again, _psutil_set),
     "corelane_topology_cold": functools.partial(_our_topology, True),
     "corelane_topology": functools.partial(_our_topology, False),
     "psutil_cores": _psutil_cores,
