@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from corelane._values import flag, integer
-from corelane.cpu import hardware
+from corelane.cpu import hardware, policies
 from corelane.cpu.affinity import set_affinity
 from corelane.cpu.counting import available
 from corelane.cpu.lists import cpu_list, format_cpus, parse_cpus
@@ -121,7 +121,11 @@ def priority_class(
         raise ValueError(f"there is no priority class {name!r}; there are {', '.join(PRIORITY_CLASSES)}")
     rule = PRIORITY_CLASSES[name]
     if nice is not _AS_THE_CLASS_SAYS and nice is not None:
-        integer(-20, 19)("nice", nice)
+        policies.nice("nice", nice)
+    if sched is not None:
+        policies.scheduler("sched", sched)
+    if io_priority is not _AS_THE_CLASS_SAYS and io_priority is not None:
+        policies.io_priority("io_priority", io_priority)
     if flag("real_time", real_time):
         if rule.real_time is None:
             known = ", ".join(each for each, row in PRIORITY_CLASSES.items() if row.real_time)
