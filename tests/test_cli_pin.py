@@ -200,6 +200,26 @@ def test_it_sets_what_chrt_shows(sched, child):
     assert f"SCHED_{sched.partition(':')[0].upper()}" in done.stdout
 
 
+@needs_root
+@needs_two
+def test_a_deadline_and_cpus(child):
+    """A thread gets all CPUs before it gets a deadline, and fewer after it has lost it."""
+    deadline, every = ["--sched", "deadline:1ms:10ms"], cpu.format_cpus(OURS)
+    pin("-p", child, FIRST)
+    given = pin("-p", child, every, *deadline)
+    if "the machine cannot promise it" in given.stderr:
+        pytest.skip("others have promised all there is")
+    assert given.stderr == ""
+    assert "SCHED_DEADLINE" in given.stdout
+    assert pin("-p", child, FIRST, "--sched", "other").stderr == ""
+    assert os.sched_getaffinity(child) == {FIRST}
+    narrow = pin(FIRST, *deadline, "--", "true")
+    assert narrow.returncode == 125
+    assert f"kept to CPUs {FIRST} of {every}" in narrow.stderr
+    with cpu.pinned(FIRST):  # as in a shell that taskset(1) has started
+        assert pin(every, *deadline, "--", "true").returncode == 0
+
+
 @needs("ionice")
 @pytest.mark.parametrize("io", ["idle", "best-effort:2"])
 def test_it_says_what_ionice_says(io, child):

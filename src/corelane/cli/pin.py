@@ -113,8 +113,8 @@ def _start(words: tuple[str, ...], asked: dict[str, Any], memory_policy: Any, be
     wanted = cpu_list("CPUS", cpus)
     if memory_policy is not None:
         policies.memory_policy("--mem", memory_policy)  # before anything is changed
-    refused = [*priority.set_priority(**asked, best_effort=best_effort)]
-    refused += affinity.set_affinity(wanted, best_effort=best_effort)
+    refused = [*affinity.set_affinity(wanted, best_effort=best_effort)]  # first: a Deadline needs all CPUs
+    refused += priority.set_priority(**asked, best_effort=best_effort)
     if memory_policy is not None:
         refused += priority.set_memory_policy(memory_policy, best_effort=best_effort)
     _say_all(refused)
@@ -144,7 +144,9 @@ def _change(
     if asked:
         changes.append(lambda tid: priority.set_priority(tid=tid, **asked, best_effort=best_effort))
     if wanted is not None:
-        changes.append(lambda tid: affinity.set_affinity(wanted, tid=tid, best_effort=best_effort))
+        # A thread needs all CPUs before it has a Deadline, and can have fewer only after it has lost it.
+        at = 0 if isinstance(asked.get("sched"), policies.Deadline) else len(changes)
+        changes.insert(at, lambda tid: affinity.set_affinity(wanted, tid=tid, best_effort=best_effort))
     for tid in tids:
         if wanted is not None or not asked:
             _print_cpus(tid, "current", as_list)
