@@ -198,6 +198,13 @@ def test_no_file_names_a_registry_host_or_a_private_path():
     assert not guilty
 
 
+@pytest.mark.parametrize("package", ["cpu", "process", "cli"])
+def test_every_module_is_on_the_map(package):
+    known = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    names = {path.name for path in (ROOT / "src" / "corelane" / package).glob("*.py")} - {"__init__.py"}
+    assert [name for name in sorted(names) if f"`{name}`" not in known] == []
+
+
 def test_platform_is_a_file_and_not_an_if():
     """Conditions stand in sys_*.c and in headers' guards; elsewhere only a constant that old headers lack is given, and
     python/ asks about Python. Nowhere inside a function."""
