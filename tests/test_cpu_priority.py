@@ -4,7 +4,6 @@ of a spawn, by every strategy."""
 import errno
 import os
 import pickle
-import re
 import resource
 import shutil
 import subprocess
