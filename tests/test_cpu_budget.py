@@ -797,6 +797,54 @@ def test_a_watch_leaves_nothing_behind(no_grants):
     assert threading.active_count() == threads
 
 
+@needs_linux
+def test_a_forked_child_is_not_held_by_the_lock_of_a_watch(no_grants):
+    """The polling thread, or another one, may be in the middle of a check when somebody forks."""
+    code = """
+import json, os, signal, threading, warnings
+from corelane import cpu
+warnings.simplefilter("ignore")
+watch = cpu.watch_budget(print)
+holder = threading.Thread(target=watch._lock.acquire)
+holder.start()
+holder.join()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    changed = watch.check()
+    watch.close()
+    os._exit(changed)
+print(json.dumps(os.waitpid(pid, 0)[1]))
+"""
+    assert script(code) == 0
+
+
+@needs_linux
+@pytest.mark.parametrize("call", ["check", "close"])
+def test_a_signals_handler_may_use_a_watch_in_the_middle_of_a_check(no_grants, call):
+    """Also where the polling thread waits for the lock that the interrupted check holds."""
+    code = f"""
+import json, signal, threading, time
+from corelane import cpu
+from corelane.cpu import watch as module
+signal.alarm(20)
+watch, live, calls = cpu.watch_budget(print, poll=0.001), module.live, []
+
+def interrupted(thread):
+    if threading.current_thread() is threading.main_thread() and not calls:
+        calls.append(thread)
+        time.sleep(0.05)  # the polling thread comes to wait for the lock
+        watch.{call}()
+    return live(thread)
+
+module.live = interrupted
+changed = watch.check()
+watch.close()
+print(json.dumps([changed, len(calls)]))
+"""
+    assert script(code) == [False, 1]
+
+
 def test_a_dropped_watch_leaves_nothing_behind(no_grants):
     before = descriptors()
     cpu.watch_budget(print)

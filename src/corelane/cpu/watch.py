@@ -24,6 +24,7 @@ from corelane.errors import CpuError, NotSupported, cpu_refused
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from corelane.cpu.limit import Budget
@@ -69,7 +70,8 @@ class Watch:
 
     def __init__(self, callback: Callable[[Budget, Budget], object], poll: float | None = None) -> None:
         self._callback = callback
-        self._lock = threading.Lock()
+        # A signal's handler may call us in the middle of a call of ours; `_depth` is how many of them the holder is in.
+        self._lock, self._lock_pid, self._depth = threading.RLock(), os.getpid(), 0
         self._maker = threading.current_thread()
         self._pid, self._tid = os.getpid(), threading.get_native_id()
         self._watches: dict[str, int] = {}  # -1: the file is not there
@@ -122,14 +124,16 @@ class Watch:
         return True
 
     def close(self) -> None:
-        """End it, and wait for its thread, unless that is the one that calls. May be called more than once."""
-        with self._lock:
+        """End it, and wait for its thread, unless that is the one that calls, or a signal's handler calls in the middle
+        of a `check`. May be called more than once."""
+        with self._locked():
             self._is_closed = True
             lib.cl_opened_close(self._stopper)
             thread = self._thread if os.getpid() == self._pid else None
             if thread is None:
                 self._close_files()
-        if thread is not None and thread is not threading.current_thread():
+            is_inside = self._depth > 0  # of a `check` that a signal interrupted: its lock may be what the thread needs
+        if thread is not None and thread is not threading.current_thread() and not is_inside:
             thread.join()
 
     def __enter__(self) -> Watch:
@@ -143,14 +147,27 @@ class Watch:
 
     def _look(self) -> tuple[Budget, Budget] | None:
         """The budget as it was and as it is; None if this is closed."""
-        with self._lock:
+        with self._locked():
             if self._is_closed:
                 return None
-            # First this, then the files: what is written in between makes the descriptor readable again.
-            if self._notify.fd >= 0 and os.getpid() == self._pid:
-                lib.cl_notify_drain(self._notify)
-            old, self.budget = self.budget, self._armed().budget
-            return old, self.budget
+            depth = self._depth
+            try:
+                self._depth = depth + 1
+                # First this, then the files: what is written in between makes the descriptor readable again.
+                if self._notify.fd >= 0 and os.getpid() == self._pid:
+                    lib.cl_notify_drain(self._notify)
+                new = self._armed().budget
+                # Not before: a signal's handler may have checked meanwhile, and told of what it has found.
+                old, self.budget = self.budget, new
+                return old, new
+            finally:
+                self._depth = depth
+
+    def _locked(self) -> AbstractContextManager[Any]:
+        if self._lock_pid != os.getpid():
+            # In a forked child: a thread of the parent's may have held it, and is not here to release it.
+            self._lock, self._lock_pid, self._depth = threading.RLock(), os.getpid(), 0
+        return self._lock
 
     def _close_files(self) -> None:
         lib.cl_opened_close(self._notify)
@@ -170,7 +187,7 @@ class Watch:
     def _arm(self, paths: tuple[str, ...]) -> bool:
         """Watch these files, and no others; whether there were new ones."""
         for path in [path for path in self._watches if path not in paths]:
-            number = self._watches.pop(path)
+            number = self._watches.pop(path, -1)
             if number >= 0 and number not in self._watches.values():
                 lib.cl_notify_remove(self._notify, number)  # fails for a file that is gone, which is as good
         is_new = False
@@ -212,7 +229,7 @@ class Watch:
                     if not (self._is_closed and error.args == (_CLOSED,)):
                         self._tell()
         finally:
-            with self._lock:
+            with self._locked():
                 self._close_files()
 
     @staticmethod
