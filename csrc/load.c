@@ -68,6 +68,9 @@ int64_t cl_load_stat(const cl_text *text, int64_t *rows, int64_t most, int64_t *
         const char *at = line + 3;
         row[CL_LOAD_CPU] = take_number(&at);
         int64_t numbers = row[CL_LOAD_CPU] < 0 ? -EBADMSG : take_numbers(&at, row + 1, CL_LOAD_COLUMNS - 1);
+        for (int i = 1; i < CL_LOAD_COLUMNS; i++)
+            if (row[i] > INT64_MAX / CL_LOAD_COLUMNS) /* whose sum would be below 0 */
+                numbers = -EBADMSG;
         if (numbers < CL_LOAD_IDLE) { /* 2.4 had as many */
             *where = line - text->data;
             return -EBADMSG;

@@ -742,6 +742,21 @@ def test_a_real_cpuset(no_grants):
     assert str(group) in table
 
 
+@needs_linux
+@pytest.mark.parametrize("name", ["/proc/self/cgroup", f"{V2}/cpu.max", "/sys/devices/system/cpu/online"])
+def test_what_is_no_file_of_the_kernels(tree, name):
+    """A FIFO that nobody writes to holds nobody; a file without an end takes no memory."""
+    tree.cgroups("0::/\n", mount("/", V2, "cgroup2", "rw"))
+    path = Path(tree.write(name, ""))
+    path.unlink()
+    os.mkfifo(path)
+    assert tree.budget(best_effort=True).count >= 1
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(CpuError, match=f"{name} does not end"):
+        tree.budget()
+
+
 # ---- watching --------------------------------------------------------------------------------------------------------
 
 

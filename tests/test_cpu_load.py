@@ -1,5 +1,6 @@
 """Load: the figures of known counters, what counters do that should not, and what is no file of counters."""
 
+import contextlib
 import errno
 import json
 import os
@@ -166,6 +167,7 @@ def test_queues_of_each_cpu(machine):
         "cpu0 1 2 3\n",
         "cpu0 1 2 3 -4\n",
         "cpu0 1 2 3 4 x\n",
+        "cpu0 5000000000000000000 0 0 5000000000000000000\n",
         "cpux 1 2 3 4\ncpu",
         "\0",
     ],
@@ -196,6 +198,23 @@ def test_other_files_that_are_malformed(machine, name, text):
         machine.sampler().sample()
     assert name in str(caught.value)
     assert text.split("\n")[0] in str(caught.value) or "version" in text
+
+
+@needs_linux
+@pytest.mark.parametrize("name", ["stat", "schedstat", "pressure/cpu", "loadavg"])
+def test_what_is_no_file_of_counters(machine, name):
+    """A FIFO that nobody writes to holds nobody; a file without an end takes no memory."""
+    machine.stat([(0, 1, 1, 1, 1)])
+    path = machine.root / "proc" / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with contextlib.suppress(CpuError):  # it is empty, as some of these may be
+        machine.sampler().sample()
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(CpuError, match=f"{name}: File too large"):
+        machine.sampler().sample()
 
 
 def test_the_bad_line_is_named(machine):

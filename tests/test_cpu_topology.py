@@ -347,6 +347,15 @@ def test_any_file_may_say_anything(small, junk):
                 assert found.draw(80)
 
 
+@linux_only
+def test_a_fifo_that_nobody_writes_to_holds_nobody(small):
+    for name in ("proc/cpuinfo", "sys/devices/system/cpu/isolated"):
+        path = small / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    assert cpu.topology(small).model == ""
+
+
 def test_no_sysfs_at_all(tmp_path):
     with pytest.raises(CpuError, match=r"must be mounted at /sys"):
         cpu.topology(tmp_path)

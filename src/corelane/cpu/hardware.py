@@ -398,11 +398,15 @@ def _memory(files: SysFiles, name: str, text: str | None) -> int:
 # ---- the name --------------------------------------------------------------------------------------------------------
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO in a copied tree must not hold us
+
+
 def _model(root: str) -> str:
     """The processor's name, from the record of the first CPU: the kernel takes milliseconds to write all of them."""
     try:
-        with open(os.path.join(root, "proc/cpuinfo"), "rb", buffering=0) as file:
-            text = file.read(8192).decode("utf-8", "replace")
+        with open(os.path.join(root, "proc/cpuinfo"), "rb", buffering=0, opener=_at_once) as file:
+            text = (file.read(8192) or b"").decode("utf-8", "replace")
     except OSError:
         return ""  # a name is no reason to fail
     found: dict[str, str] = {}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corelane._ffi import check, ffi, lib
+from corelane._ffi import ffi, lib
 from corelane._values import seconds
 from corelane.errors import CpuError, NotSupported
 
@@ -292,7 +292,9 @@ class _Work:
         size = lib.cl_text_read(self.text, os.fsencode(path))
         if size in (-errno.ENOENT, -errno.EACCES, -errno.EOPNOTSUPP):
             return None
-        return str(ffi.buffer(self.text.data, check(size, path))[:], "ascii", "replace")
+        if size < 0:
+            raise CpuError(f"the CPUs' load cannot be read from {path}: {os.strerror(-size)}")
+        return str(ffi.buffer(self.text.data, size)[:], "ascii", "replace")
 
 
 def _places(old: Integers, new: Integers) -> tuple[Any, Any]:
