@@ -297,6 +297,41 @@ def test_an_exception_on_the_way_in_leaves_nothing(monkeypatch):
     assert cpu.get_affinity() == set(OURS)
 
 
+@needs_two
+def test_an_exception_at_any_moment_leaves_nothing():
+    """As of a signal's handler: at the start of a function, and wherever a call has come back."""
+
+    def sweep(at):
+        left = at
+
+        def trace(frame, event, arg):
+            nonlocal left
+            if frame.f_code.co_filename != affinity.__file__ or event not in ("call", "line", "return"):
+                return None
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        outer, inner = cpu.pinned(FIRST), cpu.pinned(LAST)
+        sys.settrace(trace)
+        try:
+            with outer, inner:
+                pass
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    moment = 1
+    while sweep(moment):
+        assert (moment, os.sched_getaffinity(0), affinity._pins.stack) == (moment, set(OURS), [])
+        moment += 1
+    assert moment > 50
+
+
 # ---- what is refused ----
 
 

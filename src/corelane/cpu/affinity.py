@@ -132,10 +132,10 @@ def set_affinity(
 
 
 class _Pins(threading.local):
-    """The `pinned` blocks that this thread is in, the innermost last: (block, mask before it)."""
+    """The `pinned` blocks that this thread is in, the innermost last: (a block's own mark, mask before it)."""
 
     def __init__(self) -> None:
-        self.stack: list[tuple[pinned, frozenset[int]]] = []
+        self.stack: list[tuple[object, frozenset[int]]] = []
 
 
 _pins = _Pins()
@@ -154,7 +154,8 @@ class pinned:
 
     An object can be used again, and in several threads at a time. What others set meanwhile (taskset, an
     administrator) is replaced at the end: the mask is what it was at the beginning. Threads and processes that are
-    started in the block inherit its mask, and keep it.
+    started in the block inherit its mask, and keep it. An object that is dropped in its block (an exception of a
+    signal's handler has kept Python from leaving it) puts back the mask then.
 
     Args:
         cpus: numbers, or text like "0-3,8" or "0x10f".
@@ -170,48 +171,83 @@ class pinned:
         CpuError: the block is left in another thread than it was entered in; nothing is changed.
     """
 
-    __slots__ = ("_best_effort", "_threads", "cpus", "not_applied")
+    __slots__ = ("_best_effort", "_mark", "_threads", "cpus", "not_applied")
 
     def __init__(self, cpus: int | str | Collection[int], *, best_effort: bool = False) -> None:
         self.cpus = parse_cpus(cpus)
         self._best_effort = best_effort
+        self._mark = object()
         self._threads: list[int] = []  # who is in, for a message
         self.not_applied: tuple[CpuRefused, ...] = ()
 
     def __enter__(self) -> pinned:
-        before = get_affinity()
-        _pins.stack.append((self, before))  # before the change: a signal's exception may come right after it
+        before, stack = get_affinity(), _pins.stack
+        entry = (self._mark, before)
         try:
+            stack.append(entry)  # before the change: a signal's exception may come right after it
             number, obtained = _set(0, self.cpus, not self._best_effort)
             refused = [_refused(_THIS, number, self.cpus, obtained, self._best_effort)] if number else []
             self.not_applied = collect(refused, self._best_effort)
             self._threads.append(threading.get_native_id())
         except BaseException:
-            _pins.stack.pop()
             _set(0, before, False)
+            if stack and stack[-1] is entry:  # else the exception came before it was
+                del stack[-1]
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack = _pins.stack
-        at = next((i for i in reversed(range(len(stack))) if stack[i][0] is self), -1)
+        at = self._at()
         if at < 0:
             entered = ", ".join(map(str, self._threads)) or "none"
             raise CpuError(
                 f"pinned({format_cpus(self.cpus)!r}) was entered in thread {entered}, and is left in thread "
                 f"{threading.get_native_id()}: a mask is a thread's, so leave it where it was entered"
             )
-        _, before = stack.pop(at)
+        self._leave(at)
+
+    def __del__(self) -> None:
+        # Python looks for signals at the start of __exit__ too: an exception of a handler leaves it undone there.
+        if getattr(self, "_threads", None):
+            while (at := self._at()) >= 0:
+                self._leave(at)
+
+    def _at(self) -> int:
+        """Where in this thread's stack our last entry is; -1: nowhere."""
+        stack = _pins.stack
+        at = len(stack) - 1
+        while at >= 0 and stack[at][0] is not self._mark:
+            at -= 1
+        return at
+
+    def _leave(self, at: int) -> None:
+        entry = _pins.stack[at]
+        try:
+            number, obtained, before = _end(at)
+        except BaseException:  # of a signal's handler
+            if _pins.stack[at : at + 1] == [entry]:  # which came before all of it was done
+                _end(at)
+            raise
         me = threading.get_native_id()
         if me in self._threads:
             self._threads.remove(me)
-        if at < len(stack):
-            stack[at] = (stack[at][0], before)  # that block is in force, and its end is now the end of ours, too
-            return
-        number, obtained = _set(0, before, False)
-        if number == errno.ENODEV:
-            return  # the cpuset has shrunk meanwhile, and what it has left of the old mask is in force
-        if number:
+        # ENODEV: the cpuset has shrunk meanwhile, and what it has left of the old mask is in force.
+        if number not in (0, errno.ENODEV):
             collect([_refused(_THIS, number, before, obtained, True)], False)
+
+
+def _end(at: int) -> tuple[int, frozenset[int], frozenset[int]]:
+    """End a block of this thread's: the errno, what was applied, and what should have been. An interrupted one can be
+    ended again, as its entry goes last."""
+    stack = _pins.stack
+    before = stack[at][1]
+    number, obtained = 0, before
+    if at == len(stack) - 1:
+        number, obtained = _set(0, before, False)
+    else:
+        # That block is in force, and its end is now the end of ours, too.
+        stack[at + 1] = (stack[at + 1][0], before)
+    del stack[at]
+    return number, obtained, before
