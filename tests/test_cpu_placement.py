@@ -333,6 +333,17 @@ def test_more_workers_than_cpus():
     assert "CPUs shared with workers 4,8" in found.places[0].reason
 
 
+def test_very_many_workers_on_few_cpus():
+    """Each has nearly all others beside it: naming them all for each would take minutes, and gigabytes to print."""
+    found = plan(20_000, per=2, topology=XEON)
+    assert "CPUs shared with 2499 others" in found.places[0].reason
+    assert len(str(found)) < 100 * len(found)
+    assert len({id(mask) for mask in found}) == 8  # and of masks that are the same there is one
+    beside = plan(2, topology=XEON, budget={0, 8}).places[0].reason
+    assert "cores shared with worker 1" in beside
+    assert "cores shared with 1000 others" in plan(2000, topology=XEON, budget={0, 8}).places[0].reason
+
+
 def test_a_quota_is_a_note():
     class Budget:
         cpus = frozenset(range(4))

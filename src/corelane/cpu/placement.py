@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import gcd
 from typing import TYPE_CHECKING, Any, overload
 
 from corelane._values import integer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["POLICIES", "Place", "Plan", "plan"]
 
 MOST_WORKERS = 1 << 20  # so that a typing error takes no memory
+_MOST_NAMED = 64  # workers that a reason names; of more it says how many they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,30 @@ class Plan(Sequence[frozenset[int]]):
         far = max(own.distances.values(), default=0) + 1
         return min((own.distances.get(each.id, far), each.id) for each in nodes.values() if each.memory)[1]
 
+    @cached_property
+    def _company(self) -> dict[frozenset[int], tuple[list[int] | int, list[int] | int]]:
+        """For each mask the workers on its CPUs (its own, too), and the others beside them on its cores: their numbers,
+        or how many they are if there are more than one would read. Workers by mask and not one by one: n of them on
+        few CPUs all have nearly n others."""
+        workers: dict[frozenset[int], list[int]] = {}
+        for worker, mask in enumerate(self.masks):
+            workers.setdefault(mask, []).append(worker)
+        of_cpu: dict[int, list[frozenset[int]]] = {}
+        for mask in workers:
+            for cpu in mask:
+                of_cpu.setdefault(cpu, []).append(mask)
+
+        def named(masks: set[frozenset[int]]) -> list[int] | int:
+            count = sum(len(workers[mask]) for mask in masks)
+            return count if count > _MOST_NAMED else sorted(worker for mask in masks for worker in workers[mask])
+
+        found = {}
+        for mask in workers:
+            here = {other for cpu in mask for other in of_cpu[cpu]}
+            siblings = {each for cpu in mask for each in self.topology.siblings(cpu)} - mask
+            found[mask] = named(here), named({other for cpu in siblings for other in of_cpu.get(cpu, ())} - here)
+        return found
+
     def _reason(self, worker: int, mask: frozenset[int]) -> str:
         topology = self.topology
         cores = {topology.by_id[cpu].core for cpu in mask}
@@ -181,13 +207,13 @@ class Plan(Sequence[frozenset[int]]):
             words.append("isolated")
         if self.policy == "least-loaded" and self.load is not None:
             words.append(f"{sum(self.load.get(cpu, 1.0) for cpu in mask) / len(mask):.0%} busy")
-        others = {other for cpu in mask for other in self.users[cpu]} - {worker}
+        here, there = self._company[mask]
+        others, beside = _without(worker, here), _workers(there)
         if others:
-            words.append(f"CPUs shared with {_workers(others)}")
+            words.append(f"CPUs shared with {others}")
         siblings = {each for cpu in mask for each in topology.siblings(cpu)} - mask
-        beside = {other for each in siblings for other in self.users.get(each, ())} - {worker} - others
         if beside:
-            words.append(f"cores shared with {_workers(beside)}")
+            words.append(f"cores shared with {beside}")
         elif siblings and self.policy == "exclusive":
             ours = siblings & self.cpus
             if ours:
@@ -197,8 +223,15 @@ class Plan(Sequence[frozenset[int]]):
         return ", ".join(words)
 
 
-def _workers(numbers: set[int]) -> str:
-    return f"worker {min(numbers)}" if len(numbers) == 1 else f"workers {format_cpus(numbers)}"
+def _without(worker: int, workers: list[int] | int) -> str:
+    return _workers(workers - 1 if isinstance(workers, int) else [each for each in workers if each != worker])
+
+
+def _workers(workers: list[int] | int) -> str:
+    """In words; "" for nobody."""
+    if isinstance(workers, int):
+        return f"{workers} others"
+    return f"worker{'s' * (len(workers) > 1)} {format_cpus(workers)}" if workers else ""
 
 
 # ---- making one ------------------------------------------------------------------------------------------------------
@@ -263,11 +296,12 @@ def plan(
         cpus = budget_cpus(budget, topology)
     cpus = _allowed(cpus, avoid, numa, topology)
     request = _Request(n, per, smt, cpus, topology, _busyness(load) if policy == "least-loaded" else None)
-    masks = _CHOOSE[policy](request)
+    groups = _CHOOSE[policy](request)
+    masks = {id(group): frozenset(group) for group in {id(group): group for group in groups}.values()}
     return Plan(
         policy=policy,
         per=per,
-        masks=tuple(map(frozenset, masks)),
+        masks=tuple(masks[id(group)] for group in groups),
         cpus=request.usable,
         notes=tuple(_notes(request, budget)),
         topology=topology,
@@ -347,7 +381,9 @@ def _shared(order: list[int], n: int, per: int) -> list[list[int]]:
     """Masks that go round and round: no CPU has two workers more than another."""
     size = len(order)
     twice = order + order[:per]
-    return [twice[at : at + per] for at in ((worker * per) % size for worker in range(n))]
+    rounds = size // gcd(size, per)  # then it begins again, and with the same lists: many workers take little memory
+    once = [twice[at : at + per] for at in ((turn * per) % size for turn in range(min(n, rounds)))]
+    return [once[worker % rounds] for worker in range(n)]
 
 
 def _repeated(groups: list[list[int]], order: list[int], n: int, per: int) -> list[list[int]]:
