@@ -308,7 +308,7 @@ def test_an_unreadable_file_is_named(tree):
     """A directory in its place is unreadable to root as well."""
     tree.cgroups("0::/a\n", mount("/", V2, "cgroup2", "rw"))
     (Path(f"{tree.path}{V2}/a/cpu.max")).mkdir(parents=True)
-    with pytest.raises(CpuError, match=rf"{V2}/a/cpu.max cannot be read \({os.strerror(errno.EISDIR)}\): ask"):
+    with pytest.raises(CpuError, match=f"{V2}/a/cpu.max cannot be read: {os.strerror(errno.EISDIR)}"):
         tree.budget()
     assert tree.budget(best_effort=True).count == 8
 
@@ -755,6 +755,36 @@ def test_what_is_no_file_of_the_kernels(tree, name):
     path.symlink_to("/dev/zero")
     with pytest.raises(CpuError, match=f"{name} does not end"):
         tree.budget()
+
+
+@needs_linux
+def test_without_a_descriptor_left_it_is_that_which_is_said():
+    """And not that the administrator must make the kernel's files readable; nor is it a plain OSError."""
+    code = """
+import json, os, resource
+from corelane import cpu
+from corelane.errors import CpuError
+calls = [cpu.count, lambda: cpu.topology(refresh=True), cpu.load, lambda: cpu.set_affinity(0, os.getpid())]
+cpu.get_affinity()
+try:
+    cpu.watch_budget(print).close()
+    cpu.set_affinity(60000)
+except CpuError:
+    pass
+for call in calls:
+    call()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+said = []
+for call in calls:
+    try:
+        call()
+    except CpuError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+    said = script(code)
+    assert len(said) == 4
+    assert all("too many descriptors open" in each and "administrator" not in each for each in said)
 
 
 # ---- watching --------------------------------------------------------------------------------------------------------

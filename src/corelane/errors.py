@@ -84,6 +84,18 @@ def cpu_refused(what: str, number: int, advice: str = "") -> CpuRefused:
     return kinds.get(number, CpuRefused)(what, number, advice)
 
 
+def cpu_unreadable(path: str, number: int) -> CpuError:
+    """For a file or directory of the system's that is there and cannot be read."""
+    if number in (_errno.EMFILE, _errno.ENFILE):
+        whose = "this process has" if number == _errno.EMFILE else "all processes together have"
+        remedy = f": {whose} too many descriptors open; close some, or ask for a higher limit (ulimit -n, fs.file-max)"
+    elif number in (_errno.EACCES, _errno.EPERM):
+        remedy = ": ask the administrator for the right to read it"
+    else:
+        remedy = ""
+    return CpuError(f"{path} cannot be read: {os.strerror(number)}{remedy}")
+
+
 class ProcessError(CorelaneError):
     """Something went wrong with a child process.
 

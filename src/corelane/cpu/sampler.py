@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from corelane._ffi import ffi, lib
 from corelane._values import seconds
-from corelane.errors import CpuError, NotSupported
+from corelane.errors import CpuError, NotSupported, cpu_unreadable
 
 __all__ = ["Load", "LoadSampler", "Pressure", "busyness", "load"]
 
@@ -201,7 +201,7 @@ class LoadSampler:
         if rc == -errno.ENOENT and self._is_live and sys.platform != "linux":
             raise NotSupported(f"the load of each CPU is read from {path}, which {sys.platform} has not")
         if rc < 0:
-            raise CpuError(f"the CPUs' load cannot be read from {path}: {os.strerror(-rc)}")
+            raise cpu_unreadable(path, -rc)
         while True:
             room = work.rows_for(columns)
             count = parse(work.text, room, work.most, work.where)
@@ -293,7 +293,7 @@ class _Work:
         if size in (-errno.ENOENT, -errno.EACCES, -errno.EOPNOTSUPP):
             return None
         if size < 0:
-            raise CpuError(f"the CPUs' load cannot be read from {path}: {os.strerror(-size)}")
+            raise cpu_unreadable(path, -size)
         return str(ffi.buffer(self.text.data, size)[:], "ascii", "replace")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from corelane._ffi import ffi, lib
 from corelane.cpu.lists import cpu_list
-from corelane.errors import CpuError
+from corelane.errors import CpuError, cpu_unreadable
 
 __all__ = ["SysFiles", "contents", "inside", "read"]
 
@@ -55,12 +55,7 @@ def read(path: str) -> str | None:
         return os.fsdecode(found)
     if found in _MISSING:
         return None
-    raise _unreadable(path, found)
-
-
-def _unreadable(path: str, number: int) -> CpuError:
-    why = os.strerror(-number)
-    return CpuError(f"{path} cannot be read ({why}): ask the administrator for the right to read it")
+    raise cpu_unreadable(path, -found)
 
 
 class SysFiles:
@@ -104,7 +99,7 @@ class SysFiles:
         if done == -errno.EOVERFLOW:
             return []
         if done < 0:
-            raise CpuError(f"{self.directory} cannot be opened: {os.strerror(-done)}")
+            raise cpu_unreadable(self.directory, -done)
         texts: list[str | None] = []
         each = ffi.unpack(lengths, done)
         # Latin-1 has a character for each byte, so that lengths stay what they are.
@@ -116,7 +111,7 @@ class SysFiles:
             elif length in _MISSING:
                 texts.append(None)
             else:
-                raise _unreadable(self.path(name), length)
+                raise cpu_unreadable(self.path(name), -length)
         return texts
 
     def cpus(self, name: str, text: str) -> frozenset[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from corelane._ffi import PLATFORM
 from corelane._values import integer
-from corelane.errors import CpuError, CpuRefused, NotSupported, cpu_refused
+from corelane.errors import CpuError, CpuRefused, NotSupported, cpu_refused, cpu_unreadable
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Target:
         """The numbers of the process's threads, as far as one look can tell.
 
         Raises:
-            FileNotFoundError, ProcessLookupError: it is gone. CpuError: there is no /proc to ask.
+            FileNotFoundError, ProcessLookupError: it is gone. CpuError: /proc cannot be asked.
         """
         try:
             return [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
@@ -66,6 +66,10 @@ class Target:
                     f"/proc is not mounted, so the threads of {self.text} are not known: give tid= for one of them"
                 ) from None
             raise
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            raise cpu_unreadable(f"/proc/{self.pid}/task", error.errno or errno.EIO) from None
 
 
 def refusal(what: str, number: int, step: str, **facts: Any) -> CpuRefused:
