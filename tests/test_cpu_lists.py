@@ -54,6 +54,7 @@ def test_a_mask_without_its_prefix(text, cpus):
         ([-1], "-1"),
         (MOST_CPUS, str(MOST_CPUS)),
         ("0-99999999999", "beyond"),
+        (",".join(["0-65535"] * 100_000), "again and again"),
         ("0x1" + "0" * MOST_CPUS, "beyond"),
     ],
 )

@@ -56,6 +56,7 @@ def _of_list(name: str, text: str, kind: str, most: int) -> set[int]:
     cpus: set[int] = set()
     if not text.strip():
         return cpus
+    work = 0
     for part in text.strip().split(","):
         match = _RANGE.fullmatch(part.strip())
         if not match or not part.isascii():
@@ -68,6 +69,9 @@ def _of_list(name: str, text: str, kind: str, most: int) -> set[int]:
             raise ValueError(f"{name}: {kind} {last} is beyond what any kernel has")
         if not 0 < used <= group:
             raise ValueError(f"{name}: in {part!r}, a step is at least 1, and no more are used of a group than it has")
+        work += last - first + 1
+        if work > 4 * MOST_CPUS:  # nobody repeats so much: it would only take time, and anybody may write a variable
+            raise ValueError(f"{name}: {text[:20]!r}... has the same {kind}s again and again")
         cpus.update(cpu for cpu in range(first, last + 1) if (cpu - first) % group < used)
     return cpus
 
