@@ -391,6 +391,33 @@ def test_run_loads_what_it_needs_and_no_more():
     assert heavy.intersection(loaded) == set()
 
 
+@linux_only
+@pytest.mark.parametrize("command", ["topology", "plan 2", "doctor --no-measure", f"pin -p {os.getpid()}"])
+@pytest.mark.parametrize("where, status, says", [("&-", 125, "Bad file"), ("/dev/full", 125, "No space"), ("", 0, "")])
+def test_an_answer_that_cannot_be_written_is_a_failure(command, where, status, says):
+    """And one line, not a traceback; nor a success, of which nobody saw anything."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" {command} {where and ">" + where}', CORELANE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1 if says else 0)
+    assert says in done.stderr
+
+
+@linux_only
+@pytest.mark.parametrize("command", ["topology", "plan 2", "doctor --no-measure", f"pin -p {os.getpid()}"])
+def test_a_reader_who_leaves_ends_us_without_a_word(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [CORELANE, *command.split()]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
 def test_the_other_commands_are_there():
     done = subprocess.run([CORELANE, "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert {"bench", "run"} <= set(done.stdout.split())

@@ -1,5 +1,6 @@
 """The true count: on trees of files that stand for machines which this is not, and live where that can be arranged."""
 
+import _thread
 import contextlib
 import errno
 import itertools
@@ -840,6 +841,20 @@ def test_a_watch_leaves_nothing_behind(no_grants):
             watch.fileno()
     assert descriptors() == before
     assert threading.active_count() == threads
+
+
+@needs_linux
+def test_a_watch_outlives_a_maker_that_python_did_not_start(no_grants):
+    made, tids = [], []
+
+    def make():
+        made.append(cpu.watch_budget(print))
+        tids.append(threading.get_native_id())
+
+    _thread.start_new_thread(make, ())
+    wait_until(lambda: tids and not os.path.exists(f"/proc/self/task/{tids[0]}"), "the thread to end")
+    with made[0] as watch:
+        assert not watch.check()
 
 
 @needs_linux

@@ -8,7 +8,8 @@ import signal
 import time
 from contextlib import suppress
 
-from corelane.cli.main import OWN_FAILURE
+import click
+
 from corelane.cli.sink import sink_of
 
 __all__ = ["answer", "message", "say", "write_line"]
@@ -30,16 +31,17 @@ def say(text: str) -> None:
             left = left[sink_of(2).write(left, until - now) :]
 
 
-def answer(text: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> int:
-    """Write what was asked for to stdout; returns the exit status. Whoever reads the first lines only ends us, as other
-    filters; what else goes wrong is said."""
+def answer(text: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> None:
+    """Write what was asked for to stdout, whole. Whoever reads the first lines only ends us, as other filters.
+
+    Raises:
+        ClickException: it cannot be written: there is no stdout, or no room.
+    """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         write_line(1, text, encoding, errors)
     except OSError as error:
-        say(f"stdout: {error.strerror}")
-        return OWN_FAILURE
-    return 0
+        raise click.ClickException(f"stdout: {error.strerror}") from None
 
 
 def write_line(fd: int, line: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from corelane.cli.main import OWN_FAILURE
-from corelane.cli.messages import say
+from corelane.cli.messages import answer, say
 from corelane.cli.run import NOT_EXECUTABLE, NOT_FOUND
 from corelane.cli.values import CLAMP, MEMORY, PAIR, SCHED
 from corelane.cpu import affinity, policies, priority
@@ -168,7 +168,7 @@ def _is_there(pid: int) -> bool:
 def _print_cpus(tid: int, when: str, as_list: bool) -> None:
     cpus = affinity.get_affinity(tid=tid)
     what = f"list: {_list_of(cpus)}" if as_list else f"mask: {format_mask(cpus)[2:]}"
-    click.echo(f"pid {tid}'s {when} affinity {what}")
+    answer(f"pid {tid}'s {when} affinity {what}")
 
 
 def _list_of(cpus: Iterable[int]) -> str:
@@ -191,11 +191,11 @@ def _print_policy(tid: int, when: str) -> None:
     name = "deadline" if deadline else name
     level = found.sched[1] if isinstance(found.sched, tuple) and not deadline else 0
     reset = "|SCHED_RESET_ON_FORK" if found.reset_on_fork else ""
-    click.echo(f"pid {tid}'s {when} scheduling policy: SCHED_{name.upper()}{reset}")
-    click.echo(f"pid {tid}'s {when} scheduling priority: {level}")
+    answer(f"pid {tid}'s {when} scheduling policy: SCHED_{name.upper()}{reset}")
+    answer(f"pid {tid}'s {when} scheduling priority: {level}")
     if deadline:
         spans = "/".join(map(str, deadline.nanoseconds))
-        click.echo(f"pid {tid}'s {when} runtime/deadline/period parameters: {spans}")
+        answer(f"pid {tid}'s {when} runtime/deadline/period parameters: {spans}")
 
 
 def _print_others(tid: int) -> None:
@@ -203,5 +203,5 @@ def _print_others(tid: int) -> None:
     io = found.io_priority
     if io is not None:
         kind, level = io if isinstance(io, tuple) else (io, 0)
-        click.echo(f"pid {tid}'s I/O priority: {kind if kind == 'idle' else f'{kind}: prio {level}'}")
-    click.echo(f"pid {tid}'s nice value: {found.nice}")
+        answer(f"pid {tid}'s I/O priority: {kind if kind == 'idle' else f'{kind}: prio {level}'}")
+    answer(f"pid {tid}'s nice value: {found.nice}")

@@ -38,17 +38,20 @@ def topology(as_json: bool, as_table: bool, root: str, width: int | None, plain:
     try:
         found = cpu.topology(root)
         if as_json:
-            return answer(json.dumps(found.as_dict(), indent=2))
+            answer(json.dumps(found.as_dict(), indent=2))
+            return 0
         if as_table:
-            return answer(parsable(found))
+            answer(parsable(found))
+            return 0
         own = os.path.realpath(root) == "/"
         mine, allowed, limits = _ours() if own else (None, None, [])
         collapse = None if everything is None else not everything
         text = found.draw(width, mark=mine, allowed=allowed, ascii=plain or not _has_lines(), collapse=collapse)
-        return answer("\n".join([text, *limits]), _encoding(), "replace")
+        answer("\n".join([text, *limits]), _encoding(), "replace")
     except CorelaneError as error:
         say(str(error))
         return OWN_FAILURE
+    return 0
 
 
 def parsable(topology: cpu.Topology) -> str:

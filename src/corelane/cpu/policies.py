@@ -13,6 +13,7 @@ from corelane.cpu.lists import cpu_list, format_cpus
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 __all__ = [
@@ -67,6 +68,10 @@ class Deadline(namedtuple("Deadline", "runtime deadline period")):
                 f"Deadline: runtime <= deadline <= period is needed, not {spans[0]} <= {spans[1]} <= {spans[2]}"
             )
         return super().__new__(cls, *spans)
+
+    @classmethod
+    def _make(cls, spans: Iterable[float]) -> Deadline:
+        return cls(*spans)  # so that _replace checks, too
 
     def __getnewargs__(self) -> tuple[float, ...]:
         return tuple(self)

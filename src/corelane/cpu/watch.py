@@ -180,7 +180,10 @@ class Watch:
         and nobody ever tells us.
         """
         while True:
-            found = live(self._whose())
+            try:
+                found = live(self._whose())
+            except ProcessLookupError:  # it ended just now, or Python did not start it and does not know
+                found = live(self._pid)
             if self._notify.fd < 0 or os.getpid() != self._pid or not self._arm(found.watched):
                 return found
 
