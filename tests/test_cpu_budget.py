@@ -946,6 +946,23 @@ def test_a_callback_that_raises_in_the_thread_is_told_of_and_the_thread_goes_on(
     assert [str(error) for error in told] == ["from the callback"] * 2
 
 
+def test_a_hook_that_raises_does_not_end_the_thread(no_grants, monkeypatch, capsys):
+    looks = []
+
+    def hook(args):
+        raise ValueError("from the hook")
+
+    def malformed(thread):
+        looks.append(thread)
+        raise CpuError(f"look {len(looks)}")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    with cpu.watch_budget(print, poll=0.001):
+        monkeypatch.setattr("corelane.cpu.watch.live", malformed)
+        wait_until(lambda: len(looks) > 3, "the thread to look a few times")
+    assert "from the hook" in capsys.readouterr().err
+
+
 def test_a_file_that_stays_malformed_is_told_of_once(no_grants, monkeypatch):
     told, looks = [], []
     monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_value))

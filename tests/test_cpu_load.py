@@ -394,7 +394,7 @@ def test_what_a_load_may_be():
     for wrong in (5, [1, 2], {0: "busy"}, {"0": 1.0}, {0: True}):
         with pytest.raises(TypeError, match="load"):
             sampler.busyness(wrong)
-    for wrong in ({0: -1}, {0: float("nan")}, {0: float("inf")}):
+    for wrong in ({0: -1}, {0: float("nan")}, {0: float("inf")}, {0: 1e308}):
         with pytest.raises(ValueError, match="CPU 0"):
             sampler.busyness(wrong)
 

@@ -82,6 +82,8 @@ def test_what_is_no_deadline(spans):
         cpu.Deadline(*spans)
     with pytest.raises(TypeError, match="Deadline: runtime"):
         cpu.Deadline("1", 2)
+    with pytest.raises(ValueError, match="Deadline"):
+        cpu.Deadline(1, 2, 3)._replace(**dict(zip(cpu.Deadline._fields, spans, strict=False)))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ _USER, _NICE, _SYSTEM = lib.CL_LOAD_USER, lib.CL_LOAD_NICE, lib.CL_LOAD_SYSTEM
 _IDLE, _IOWAIT, _STEAL = lib.CL_LOAD_IDLE, lib.CL_LOAD_IOWAIT, lib.CL_LOAD_STEAL
 _TIMES = slice(_USER, _STEAL + 1)  # what adds up to all time; guest time is in user and nice already
 _ROWS = 64  # room for so many CPUs at first
+_MOST_TASKS = 1e9  # that want a CPU: more than there can be, and small enough to reckon with
 _PAUSE = 0.1  # seconds between the two samples of a caller who wants the load of now
 
 
@@ -128,8 +129,8 @@ def busyness(load: Load | Mapping[int, float]) -> dict[int, float]:
             raise TypeError(f"load: {cpu!r} is no CPU")
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
             raise TypeError(f"load of CPU {cpu} must be a number like 0.5, not {value!r}")
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"load of CPU {cpu} must be from 0 (idle) on, 1 is busy, not {value}")
+        if not 0 <= value <= _MOST_TASKS:
+            raise ValueError(f"load of CPU {cpu} must be from 0 (idle) on, 1 is busy, to {_MOST_TASKS:g}, not {value}")
     return {cpu: float(value) for cpu, value in load.items()}
 
 

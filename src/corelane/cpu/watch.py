@@ -237,4 +237,7 @@ class Watch:
 
     @staticmethod
     def _tell() -> None:
-        threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+        try:
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+        except BaseException:  # of the program's own hook: the thread goes on all the same, as with Python's
+            sys.__excepthook__(*sys.exc_info())
