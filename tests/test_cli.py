@@ -393,7 +393,9 @@ def test_run_loads_what_it_needs_and_no_more():
 
 @linux_only
 @pytest.mark.parametrize("command", ["topology", "plan 2", "doctor --no-measure", f"pin -p {os.getpid()}"])
-@pytest.mark.parametrize("where, status, says", [("&-", 125, "Bad file"), ("/dev/full", 125, "No space"), ("", 0, "")])
+@pytest.mark.parametrize(
+    ("where", "status", "says"), [("&-", 125, "Bad file"), ("/dev/full", 125, "No space"), ("", 0, "")]
+)
 def test_an_answer_that_cannot_be_written_is_a_failure(command, where, status, says):
     """And one line, not a traceback; nor a success, of which nobody saw anything."""
     done = subprocess.run(

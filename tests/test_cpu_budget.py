@@ -1,6 +1,5 @@
 """The true count: on trees of files that stand for machines which this is not, and live where that can be arranged."""
 
-import _thread
 import contextlib
 import errno
 import itertools
@@ -845,16 +844,18 @@ def test_a_watch_leaves_nothing_behind(no_grants):
 
 @needs_linux
 def test_a_watch_outlives_a_maker_that_python_did_not_start(no_grants):
-    made, tids = [], []
-
-    def make():
-        made.append(cpu.watch_budget(print))
-        tids.append(threading.get_native_id())
-
-    _thread.start_new_thread(make, ())
-    wait_until(lambda: tids and not os.path.exists(f"/proc/self/task/{tids[0]}"), "the thread to end")
-    with made[0] as watch:
-        assert not watch.check()
+    code = """
+import _thread, json, os, threading, time
+from corelane import cpu
+made = []
+_thread.start_new_thread(lambda: made.append((cpu.watch_budget(print), threading.get_native_id())), ())
+until = time.monotonic() + 20
+while not made or os.path.exists(f"/proc/self/task/{made[0][1]}"):
+    assert time.monotonic() < until
+    time.sleep(0.001)
+print(json.dumps(made[0][0].check()))
+"""
+    assert script(code) is False
 
 
 @needs_linux
