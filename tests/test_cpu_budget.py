@@ -685,6 +685,35 @@ print(json.dumps([told, seen]))
 
 
 @needs_linux
+def test_a_watch_hears_of_a_cgroup_that_was_removed_and_made_again(no_grants):
+    """Also when nobody looked in between: the names are the same, and the files are others."""
+    code = """
+import json, os, select, sys
+from corelane import cpu
+group = sys.argv[1]
+inner = f"{group}/inner"
+os.mkdir(inner)
+open(f"{inner}/tasks", "w").write(str(os.getpid()))
+seen = []
+with cpu.watch_budget(lambda old, new: seen.append(new.quota)) as watch:
+    open(f"{group}/tasks", "w").write(str(os.getpid()))
+    os.rmdir(inner)
+    os.mkdir(inner)
+    open(f"{inner}/tasks", "w").write(str(os.getpid()))
+    watch.check()
+    open(f"{inner}/cpu.cfs_quota_us", "w").write("60000")
+    told = bool(select.select([watch], [], [], 5)[0])
+    watch.check()
+print(json.dumps([told, seen]))
+"""
+    with cgroup_v1(CPU_V1) as group:
+        try:
+            assert script(code, group) == [True, [0.6]]
+        finally:
+            wait_until(lambda: _removed(group / "inner"), "the inner cgroup to be empty")
+
+
+@needs_linux
 def test_a_watch_hears_what_is_written_while_it_is_made(no_grants):
     """We read no quota, somebody writes one, we begin to watch: we must look once more."""
     code = """

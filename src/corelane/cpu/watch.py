@@ -75,6 +75,7 @@ class Watch:
         self._maker = threading.current_thread()
         self._pid, self._tid = os.getpid(), threading.get_native_id()
         self._watches: dict[str, int] = {}  # -1: the file is not there
+        self._is_doubtful = False  # a cgroup may be gone and another have its name, of which the kernel tells nothing
         self._is_closed = False
         self._thread: threading.Thread | None = None
         self._notify, self._stop, self._stopper = (
@@ -156,6 +157,7 @@ class Watch:
                 # First this, then the files: what is written in between makes the descriptor readable again.
                 if self._notify.fd >= 0 and os.getpid() == self._pid:
                     lib.cl_notify_drain(self._notify)
+                    self._is_doubtful = True
                 new = self._armed().budget
                 # Not before: a signal's handler may have checked meanwhile, and told of what it has found.
                 old, self.budget = self.budget, new
@@ -193,14 +195,15 @@ class Watch:
             number = self._watches.pop(path, -1)
             if number >= 0 and number not in self._watches.values():
                 lib.cl_notify_remove(self._notify, number)  # fails for a file that is gone, which is as good
-        is_new = False
+        is_new, again, self._is_doubtful = False, self._is_doubtful, False
         for path in paths:
-            if self._watches.get(path, -1) >= 0:
+            number = self._watches.get(path, -1)
+            if number >= 0 and not again:
                 continue
             rc = lib.cl_notify_add(self._notify, os.fsencode(path))
             if rc in (-errno.ENOSPC, -errno.ENOMEM):
                 raise cpu_refused(f"hearing of writes to {path}", -rc, _LIMITS.get(-rc, ""))
-            is_new = is_new or rc >= 0
+            is_new = is_new or (rc >= 0 and rc != number)  # the same file has the same number
             self._watches[path] = rc if rc >= 0 else -1
         return is_new
 
