@@ -70,8 +70,8 @@ class Deadline(namedtuple("Deadline", "runtime deadline period")):
         return super().__new__(cls, *spans)
 
     @classmethod
-    def _make(cls, spans: Iterable[float]) -> Deadline:
-        return cls(*spans)  # so that _replace checks, too
+    def _make(cls, iterable: Iterable[Any]) -> Deadline:  # type: ignore[override]  # mypy: of any subclass
+        return cls(*iterable)  # so that _replace checks, too
 
     def __getnewargs__(self) -> tuple[float, ...]:
         return tuple(self)
