@@ -90,6 +90,10 @@ def test_numactl_sees_the_memory_policy(written):
     assert f"policy: {written}" in ours.stdout
 
 
+def test_a_program_as_taskset_is_given_it():
+    assert pin("-c", FIRST, "nproc").stdout == "1\n"
+
+
 def test_what_python_ignores_is_not_ignored_by_the_program():
     bits = pin(FIRST, "grep", "^SigIgn", "/proc/self/status").stdout.split()[1]
     assert not int(bits, 16) >> 12 & 1  # SIGPIPE
@@ -120,6 +124,7 @@ def test_best_effort():
     [
         ([], "what is needed"),
         (["0"], "what is needed"),
+        (["--nice", "5", "true"], "corelane run"),
         (["0", "--"], "no PROGRAM"),
         (["0", "--nice", "5", "--"], "no PROGRAM"),
         (["0", "--nice", "5"], "what is needed"),
@@ -127,12 +132,13 @@ def test_best_effort():
         (["3-1", "true"], "runs backwards"),
         (["a", "true"], "neither a CPU"),
         (["-a", "0", "true"], "-p PID"),
-        (["-p", "0"], "0"),
+        (["-p", "0"], "'0' is no PID"),
+        (["-c", "-p", "0-1", "1234"], "as in -p 1234 0-3"),
         (["-p", "1", "0", "true"], "CPUS at most"),
         (["-p", "1", "--mem", "local"], "--mem"),
         (["-p", "1", "3-1"], "runs backwards"),
-        (["--sched", "fast", "0", "true"], "fast"),
-        (["--sched", "fifo", "0", "true"], "fifo:1 to fifo:99"),
+        (["--sched", "fast", "0", "true"], "'fast' is none of other, batch, idle, fifo:N"),
+        (["--sched", "fifo", "0", "true"], "from 1 to 99, like fifo:10"),
         (["--mem", "bind:x", "0", "true"], "neither a node"),
         (["--nice", "99", "0", "true"], "from -20 to 19"),
         (["--reset-on-fork", "0", "true"], "give sched= too"),
@@ -153,6 +159,14 @@ def test_usage(args, message):
 def test_it_says_what_taskset_says(flags, child):
     joined = "-" + "".join(flag[1:] for flag in flags) + "p"
     assert pin(*flags, "-p", child).stdout == tool("taskset", joined, child)
+
+
+def test_a_pid_after_the_cpus_as_taskset_has_it(child):
+    done = pin("-p", os.getpid(), child)
+    if not os.path.exists(f"/sys/devices/system/cpu/cpu{child}"):
+        assert done.returncode == 125
+        assert f"(-p {child} {os.getpid()})" in done.stderr
+    assert "is a process" not in pin("-p", child, 65535).stderr
 
 
 @needs("taskset")

@@ -17,7 +17,7 @@ import click
 from corelane.cli.main import OWN_FAILURE
 from corelane.cli.messages import answer, say
 from corelane.cli.run import NOT_EXECUTABLE, NOT_FOUND
-from corelane.cli.values import CLAMP, MEMORY, PAIR, SCHED
+from corelane.cli.values import CLAMP, MEMORY, PAIR, PID, SCHED
 from corelane.cpu import affinity, policies, priority
 from corelane.cpu.lists import cpu_list, format_mask
 from corelane.errors import CorelaneError, CpuRefused
@@ -47,9 +47,9 @@ class _Pin(click.Command):
 
 
 @click.command(cls=_Pin, context_settings=_settings, options_metavar="[OPTION]...")
-@click.option("-p", "--pid", type=click.IntRange(min=1), help="Look at, or change, a process instead of starting one.")
+@click.option("-p", "--pid", type=PID, help="Look at, or change, a process instead of starting one. CPUS follow PID.")
 @click.option("-a", "--all-tasks", is_flag=True, help="With -p: all threads of it, not the main one alone.")
-@click.option("-c", "--cpu-list", "as_list", is_flag=True, help="With -p: print CPUs as a list, not as a mask.")
+@click.option("-c", "--cpu-list", "as_list", is_flag=True, help="With -p: print a list of CPUs, not a mask.")
 @click.option("-s", "--show", is_flag=True, help="With -p: print policy, I/O priority and nice value too.")
 @click.option("--nice", type=int, metavar="N", help="Priority, from -20 (high) to 19.")
 @click.option("--sched", type=SCHED, help="other, batch, idle, fifo:N, rr:N or deadline:RUNTIME:DEADLINE[:PERIOD].")
@@ -78,14 +78,16 @@ def pin(
 
     CPUS is a list like 2 or 0-3,8, or a mask with 0x (taskset(1) reads a plain number as a mask, this does not).
 
+    With -p, what is shown and changed is the main thread, as taskset(1) does it; with -a all threads.
+
     The program replaces this one and keeps its pid. The exit status is the program's; 127 if it was not found; 126 if
     it could not be executed; 125 if the system refused what was asked, or corelane itself failed.
     """
     asked = {name: value for name, value in given.items() if value is not None}
     try:
         if pid is None:
-            if all_tasks or as_list or show:
-                raise click.UsageError("-a, -c and -s go with -p PID")
+            if all_tasks or show:  # -c is how taskset(1) is told what CPUS is here anyway: a list
+                raise click.UsageError("-a and -s go with -p PID")
             return _start(words, asked, memory_policy, best_effort)
         if memory_policy is not None:
             raise click.UsageError("--mem is for a program that is started: only a thread itself can set its policy")
@@ -95,7 +97,7 @@ def pin(
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     except (CorelaneError, OSError) as error:
-        say(str(error))
+        say(f"{error}{_turned_round(pid, words)}")
         return OWN_FAILURE
 
 
@@ -104,7 +106,7 @@ def pin(
 
 def _start(words: tuple[str, ...], asked: dict[str, Any], memory_policy: Any, best_effort: bool) -> int:
     if len(words) < 2:
-        raise click.UsageError("what is needed is CPUS and a PROGRAM, or -p PID")
+        raise click.UsageError("what is needed is CPUS and a PROGRAM, or -p PID (for priorities alone: corelane run)")
     cpus, program, *_ = words
     if program == "--":
         words, program = words[1:], (words[2:3] or [""])[0]
@@ -159,6 +161,14 @@ def _change(
         if show:
             _print_others(tid)
     return 0
+
+
+def _turned_round(pid: int | None, words: tuple[str, ...]) -> str:
+    """A hint for who writes them in the order of taskset(1), for which the PID is last."""
+    last = words[0] if pid is not None and words else ""
+    if not last.isdecimal() or os.path.isdir(f"/sys/devices/system/cpu/cpu{last}") or not _is_there(int(last)):
+        return ""
+    return f"; {last} is a process: it follows -p, and the CPUs follow it (-p {last} {pid})"
 
 
 def _is_there(pid: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from corelane.cpu.policies import Deadline
+from corelane.cpu.policies import POLICIES, Deadline
 
 __all__ = [
     "ACCOUNT",
@@ -20,6 +20,7 @@ __all__ = [
     "MEMORY",
     "PAIR",
     "PATH",
+    "PID",
     "ROOT",
     "SCHED",
     "SECONDS",
@@ -73,10 +74,12 @@ def _pair(text: str) -> Any:
 def _sched(text: str) -> Any:
     """As _pair, or deadline:RUNTIME:DEADLINE[:PERIOD]."""
     word, *spans = text.split(":")
-    if word in ("fifo", "rr") and not spans:
-        raise ValueError(f"{word} needs a priority: {word}:1 to {word}:99")
-    if word != "deadline":
+    if word in POLICIES:
+        if word in ("fifo", "rr") and not spans:
+            raise ValueError(f"{text!r} needs a priority from 1 to 99, like {word}:10")
         return _pair(text)
+    if word != "deadline":
+        raise ValueError(f"{text!r} is none of other, batch, idle, fifo:N, rr:N and deadline:RUNTIME:DEADLINE[:PERIOD]")
     if len(spans) not in (2, 3):
         raise ValueError(f"{text!r} is not deadline:RUNTIME:DEADLINE[:PERIOD], like deadline:2ms:10ms")
     return Deadline(*map(_seconds, spans))
@@ -85,6 +88,12 @@ def _sched(text: str) -> Any:
 def _memory(text: str) -> Any:
     word, colon, nodes = text.partition(":")
     return (word, nodes) if colon else word
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise ValueError(f"{text!r} is no PID: that comes first, and CPUs after it, as in -p 1234 0-3")
+    return int(text)
 
 
 def _clamp(text: str) -> tuple[int | None, int | None]:
@@ -131,7 +140,7 @@ def _account(text: str) -> str | int:
 
 
 SCHED, MEMORY = Type("POLICY", _sched), Type("POLICY[:NODES]", _memory)
-CLAMP = Type("LOW:HIGH", _clamp)
+PID, CLAMP = Type("PID", _pid), Type("LOW:HIGH", _clamp)
 SECONDS, TIMEOUT, PAIR = Type("TIME", _seconds), Type("TIME", _timeout), Type("WORD[:NUMBER]", _pair)
 LIMIT, VARIABLE = Type("NAME=SOFT[:HARD]", _limit), Type("NAME=VALUE", _variable)
 UMASK, ACCOUNT = Type("OCTAL", _octal), Type("NAME|ID", _account)
