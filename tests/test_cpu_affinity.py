@@ -478,8 +478,9 @@ def test_which_cpus_are_left_out_and_why(tmp_path):
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text + "\n")
+    assert "CPUs 8-9 do not exist here" in refusals.left_out({8, 9}, "5", str(tmp_path))
     said = refusals.left_out({3, 4, 6, 9}, "5", str(tmp_path))
-    assert "CPU 9 does not exist here (there are 0-7)" in said
+    assert "CPU 9 does not exist here (CPUs here: 0-7)" in said
     assert "CPU 6 is offline" in said
     assert "cpu6/online" in said
     assert "CPU 4 is there, but outside of the cpuset /batch/job1" in said

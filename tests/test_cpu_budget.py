@@ -1129,3 +1129,8 @@ def test_the_table_beside_others(no_grants):
     for name, row in rows.items():
         assert name == "plain" or row["corelane"] in (1, None), rows
     assert rows["plain"]["os.cpu_count"] == os.cpu_count()
+
+
+def test_a_budget_in_a_line():
+    assert str(cpu.Budget(frozenset({0, 1}), 0.5, 1)) == "1 CPU of 0-1, quota 0.5"
+    assert str(cpu.Budget(frozenset({0, 1}), None, 2)) == "2 CPUs of 0-1"

@@ -283,6 +283,8 @@ def test_exclusive_that_does_not_fit_says_what_would():
         plan(9, "exclusive")
     assert "9 exclusive workers of 1 CPU do not fit: the 8 cores of CPUs 0-15 hold 8" in str(caught.value)
     assert "at most 8 workers" in str(caught.value)
+    with pytest.raises(CpuError, match="hold 1; ask for at most 1 worker, or"):
+        plan(2, "exclusive", per=2, topology=machine(cores=2))
     with pytest.raises(CpuError, match="smt=None"):
         plan(5, "exclusive", per=2, smt=False)
     with pytest.raises(CpuError, match="isolated CPUs 2-3"):
@@ -314,7 +316,7 @@ def test_numa_local_suggests_memory_where_there_is_some():
 def test_only_some_nodes():
     assert masks(3, "spread", topology=EPYC, numa=1) == [[8], [12], [9]]
     assert plan(1, topology=EPYC, numa="0-1").cpus == EPYC.online
-    with pytest.raises(ValueError, match="no node 7; there are 0-1"):
+    with pytest.raises(ValueError, match="no node 7; nodes of this machine: 0-1"):
         plan(1, topology=EPYC, numa=[7])
     with pytest.raises(ValueError, match="numa=1 leaves nothing"):
         plan(1, topology=EPYC, numa=1, budget="0-3")
@@ -330,6 +332,7 @@ def test_more_workers_than_cpus():
     found = plan(10, topology=PLAIN)
     assert [sorted(mask) for mask in found][:5] == [[0], [1], [2], [3], [0]]
     assert "shared" in found.notes[0]
+    assert plan(2, topology=PLAIN, budget=1).notes == ("2 CPUs are asked for and 1 is there: they are shared",)
     assert "CPUs shared with workers 4,8" in found.places[0].reason
 
 

@@ -71,7 +71,9 @@ class Budget:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        return f"{self.count} CPUs of {format_cpus(self.cpus)}" + (f", quota {self.quota:.4g}" if self.quota else "")
+        return f"{self.count} CPU{'s' * (self.count != 1)} of {format_cpus(self.cpus)}" + (
+            f", quota {self.quota:.4g}" if self.quota else ""
+        )
 
 
 def _where(limit: Limit) -> str:

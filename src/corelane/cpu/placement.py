@@ -324,10 +324,8 @@ def _allowed(cpus: frozenset[int], avoid: Any, numa: Any, topology: Topology) ->
     if numa is not None:
         there = {node.id: frozenset(node.cpus) for node in topology.nodes} or {0: topology.online}
         wanted = frozenset(cpu_list("numa", numa, "node"))
-        if wanted - there.keys():
-            raise ValueError(
-                f"numa: there is no node {format_cpus(wanted - there.keys())}; there are {format_cpus(there)}"
-            )
+        if absent := format_cpus(wanted - there.keys()):
+            raise ValueError(f"numa: there is no node {absent}; nodes of this machine: {format_cpus(there)}")
         local = frozenset(cpu for node in wanted for cpu in there[node])
         if not cpus & local:
             raise ValueError(f"numa={format_cpus(wanted)} leaves nothing of the CPUs {format_cpus(cpus)}")
@@ -505,7 +503,7 @@ def _too_few(request: _Request, fit: int, cores: int) -> CpuError:
         f"plan: {request.n} exclusive workers of {request.per} CPU{'s' * (request.per != 1)} do not fit: the {cores} "
         f"core{'s' * (cores != 1)} of CPUs {format_cpus(request.cpus)} hold {fit}"
     )
-    advice = [f"ask for at most {fit} workers" if fit else "ask for fewer CPUs for each"]
+    advice = [f"ask for at most {fit} worker{'s' * (fit != 1)}" if fit else "ask for fewer CPUs for each"]
     if request.smt is False and topology.smt > 1:
         advice.append("allow siblings with smt=None")
     beyond = topology.isolated - request.cpus
@@ -517,7 +515,7 @@ def _too_few(request: _Request, fit: int, cores: int) -> CpuError:
 def _notes(request: _Request, budget: Any) -> Iterator[str]:
     wanted, there = request.n * request.per, len(request.order)
     if wanted > there:
-        yield f"{wanted} CPUs are asked for and {there} are there: they are shared"
+        yield f"{wanted} CPUs are asked for and {there} {'are' if there > 1 else 'is'} there: they are shared"
     quota = getattr(budget, "quota", None)
     if quota is not None and quota < min(wanted, there):
         yield f"a quota allows {quota:g} CPUs' worth of time: more run at once, and are stopped until its next period"

@@ -223,7 +223,8 @@ def left_out(missing: Iterable[int], pid: str = "self", root: str = "/") -> str:
         outside -= cpuset_of(pid, root)
     said = []
     if absent:
-        said.append(f"CPU {format_cpus(absent)} does not exist here (there are {format_cpus(possible)})")
+        verb = "CPU {} does not" if len(absent) == 1 else "CPUs {} do not"
+        said.append(f"{verb.format(format_cpus(absent))} exist here (CPUs here: {format_cpus(possible)})")
     if offline:
         said.append(
             f"CPU {format_cpus(offline)} is offline; ask the administrator to write 1 to "
@@ -269,7 +270,7 @@ def _memory_policy(number: int, value: Any, pid: str, root: str, obtained: Itera
     allowed = _status("self", "Mems_allowed_list", root)
     if there and missing - there:
         absent = format_cpus(missing - there)
-        return f"node {absent} does not exist here, or has no memory (there are {format_cpus(there)})"
+        return f"node {absent} does not exist here, or has no memory (nodes with memory: {format_cpus(there)})"
     return (
         f"of the nodes our cpuset allows {allowed} (Mems_allowed_list); ask the administrator for more in cpuset.mems"
     )
