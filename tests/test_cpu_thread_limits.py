@@ -61,6 +61,21 @@ def test_it_restores_after_an_error(monkeypatch):
     assert dict(os.environ) == before
 
 
+def test_it_says_whom_it_reached():
+    code = """
+import json, sys
+from corelane import cpu
+with cpu.limit_threads(1) as limit:
+    said = [repr(limit)]
+sys.modules["threadpoolctl"] = None
+with cpu.limit_threads(1) as limit:
+    print(json.dumps([*said, repr(limit)]))
+"""
+    there, absent = script(code)
+    assert there == "<ThreadLimit of 1: 0 of the loaded libraries obey>"
+    assert absent == "<ThreadLimit of 1: what is loaded already keeps its threads (threadpoolctl is not installed)>"
+
+
 def test_it_stays_without_a_block():
     code = """
 import json, os
@@ -82,6 +97,7 @@ def test_another_mapping_alone():
     limit = cpu.limit_threads(2, environ=environ)
     assert environ == {**dict.fromkeys(NAMES, "2"), "HOME": "/"}
     assert limit.libraries is None
+    assert repr(limit) == "<ThreadLimit of 2: what is loaded already keeps its threads (another environment)>"
     assert dict(os.environ) == before
     limit.restore()
     assert environ == {"OMP_NUM_THREADS": "7", "HOME": "/"}

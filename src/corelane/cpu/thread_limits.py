@@ -135,4 +135,7 @@ class ThreadLimit:
         self.restore()
 
     def __repr__(self) -> str:
-        return f"<ThreadLimit of {self.n}>"
+        if self.libraries is None:
+            why = "threadpoolctl is not installed" if self._is_ours else "another environment"
+            return f"<ThreadLimit of {self.n}: what is loaded already keeps its threads ({why})>"
+        return f"<ThreadLimit of {self.n}: {len(self.libraries)} of the loaded libraries obey>"
