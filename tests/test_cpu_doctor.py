@@ -490,7 +490,7 @@ def test_the_report_has_all_of_it(tree):
             "but": "costs power",
         },
     }
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="there are governor, "):
         found["nothing of that name"]
 
 

@@ -328,6 +328,15 @@ def test_big_cores_come_first():
     assert masks(3, "spread", topology=topology) == [[4], [0], [5]]
 
 
+def test_a_worker_that_is_not_planned_for():
+    found = plan(2, topology=PLAIN)
+    for ask in (found.__getitem__, found.options):
+        with pytest.raises(IndexError, match="no worker 2: the plan is for 2, from 0 on"):
+            ask(2)
+    assert found[-1] == found[1]
+    assert found[1:] == found.masks[1:]
+
+
 def test_more_workers_than_cpus():
     found = plan(10, topology=PLAIN)
     assert [sorted(mask) for mask in found][:5] == [[0], [1], [2], [3], [0]]

@@ -49,6 +49,9 @@ def test_two_packages_with_smt():
     assert counts(found) == {"L1d": 40, "L1i": 40, "L2": 40, "L3": 2}
     assert found.siblings(0) == (0, 40)
     assert found.cores[39].cpus == (39, 79)
+    for ask in (found.siblings, found.neighbours):
+        with pytest.raises(KeyError, match=r"CPU 80 is not online here \(online: 0-79\)"):
+            ask(80)
     assert (found.by_id[59].package, found.by_id[60].package) == (0, 1)
     assert found.neighbours(60) == (*range(20, 40), *range(60, 80))
     assert [node.distances for node in found.nodes] == [{0: 10, 1: 21}, {0: 21, 1: 10}]

@@ -99,7 +99,7 @@ class Diagnosis:
         for finding in self.findings:
             if finding.name == name:
                 return finding
-        raise KeyError(name)
+        raise KeyError(f"there is no finding {name!r}; there are {', '.join(each.name for each in self.findings)}")
 
     def of(self, status: str) -> tuple[Finding, ...]:
         """Those with this status: "costs", "ok" or "unknown"."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from corelane.cpu.lists import format_cpus
+
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,8 +124,18 @@ class Topology:
         return max(len(core.cpus) for core in self.cores)
 
     def siblings(self, cpu: int) -> tuple[int, ...]:
-        """The CPUs that share a core with this one, itself among them."""
-        return self.cores[self.by_id[cpu].core].cpus
+        """The CPUs that share a core with this one, itself among them.
+
+        Raises:
+            KeyError: that CPU is not online.
+        """
+        return self.cores[self._online(cpu).core].cpus
+
+    def _online(self, cpu: int) -> Cpu:
+        try:
+            return self.by_id[cpu]
+        except KeyError:
+            raise KeyError(f"CPU {cpu!r} is not online here (online: {format_cpus(self.online)})") from None
 
     @cached_property
     def _last_level(self) -> dict[int, tuple[int, ...]]:
@@ -134,8 +146,12 @@ class Topology:
         return shared
 
     def neighbours(self, cpu: int) -> tuple[int, ...]:
-        """The CPUs that share its last-level cache, itself among them; its core's where no cache is known."""
-        return self._last_level[cpu]
+        """The CPUs that share its last-level cache, itself among them; its core's where no cache is known.
+
+        Raises:
+            KeyError: that CPU is not online.
+        """
+        return self._last_level[self._online(cpu).id]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in lists, numbers and words, for JSON; `corelane topology --json` prints this.

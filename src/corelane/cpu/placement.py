@@ -71,7 +71,13 @@ class Plan(Sequence[frozenset[int]]):
     @overload
     def __getitem__(self, worker: slice) -> tuple[frozenset[int], ...]: ...
     def __getitem__(self, worker: int | slice) -> frozenset[int] | tuple[frozenset[int], ...]:
-        return self.masks[worker]
+        return self.masks[worker] if isinstance(worker, slice) else self._mask(worker)
+
+    def _mask(self, worker: int) -> frozenset[int]:
+        try:
+            return self.masks[worker]
+        except IndexError:
+            raise IndexError(f"there is no worker {worker}: the plan is for {len(self)}, from 0 on") from None
 
     def __iter__(self) -> Iterator[frozenset[int]]:
         return iter(self.masks)
@@ -95,7 +101,7 @@ class Plan(Sequence[frozenset[int]]):
     def options(self, worker: int) -> dict[str, Any]:
         """Options of a Command for that worker: `cpus`, and with the policy numa-local on a machine of several nodes
         `memory_policy`: memory of the worker's own node as long as there is any."""
-        mask = self.masks[worker]
+        mask = self._mask(worker)
         node = self._memory_node(mask)
         return {"cpus": mask} if node is None else {"cpus": mask, "memory_policy": ("preferred", (node,))}
 
