@@ -361,6 +361,9 @@ SLURM_STEP = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1", "SLURM_NODEID": "2"}
         ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS_PER_NODE": "2"}, 6),  # the batch script has it all
         ({"SLURM_CPUS_ON_NODE": "2", "SLURM_NTASKS_PER_NODE": "5", **SLURM_STEP}, 1),
         ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "5", **SLURM_STEP}, 5),
+        ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "2"}, 2),
+        ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS": "3", "SLURM_CPUS_PER_TASK": "2", **SLURM_STEP}, 2),
+        ({"SLURM_NTASKS": "3", "SLURM_CPUS_PER_TASK": "2"}, 2),  # nothing says what the node has
         ({"SLURM_JOB_CPUS_PER_NODE": "4(x3)"}, 4),
         ({"SLURM_JOB_CPUS_PER_NODE": "7(x2),5,6", **SLURM_STEP}, 5),
         ({"SLURM_JOB_CPUS_PER_NODE": "7", "SLURM_CPUS_ON_NODE": "2"}, 2),
@@ -383,6 +386,13 @@ def test_numbers_of_the_environment(tree, environ, count):
     assert found.ignored == ()
     assert (count == 8) or all(limit.where == "environment" for limit in found.binding)
     assert (count == 8) or found.binding
+
+
+@pytest.mark.parametrize("name", ["SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE"])
+def test_a_batch_script_is_none_of_its_tasks(tree, name):
+    found = tree.budget({name: "6", "SLURM_NTASKS": "3", "SLURM_CPUS_PER_TASK": "2"})
+    assert (found.count, names(found.binding), names(found.ignored)) == (6, [name], ["SLURM_CPUS_PER_TASK"])
+    assert f"of each of 3 tasks, and this is outside of them: {name} is what it has" in found.explain()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -68,6 +69,18 @@ def test_a_step_of_two_cpus(cluster):
     (task,) = tasks(cluster, "-c2")
     assert task["count"] == int(task["SLURM_CPUS_PER_TASK"]) == 2
     assert "SLURM_CPUS_PER_TASK" in task["explain"].splitlines()[0]
+
+
+@needs_two_cpus
+@pytest.mark.skipif(not shutil.which("salloc"), reason="salloc is not installed")
+def test_outside_of_the_tasks_is_the_whole_job(cluster):
+    """A batch script has the variables of `sbatch -n2 -c1`, and the CPUs of both tasks; so does salloc's command."""
+    argv = ["salloc", "-Q", "-n2", "-c1", sys.executable, "-c", TASK]
+    told = subprocess.run(argv, env=cluster.env, capture_output=True, text=True, timeout=60, check=True).stdout
+    task = json.loads(told)
+    assert task["SLURM_CPUS_PER_TASK"] == "1"
+    assert (task["count"], task["ignored"]) == (2, ["SLURM_CPUS_PER_TASK"])
+    assert "SLURM_CPUS_PER_TASK" not in task["binding"]
 
 
 @needs_two_cpus

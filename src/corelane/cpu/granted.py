@@ -29,6 +29,7 @@ NAMES = (
     "SLURM_CPU_BIND_LIST",
     "SLURM_CPUS_ON_NODE",
     "SLURM_JOB_CPUS_PER_NODE",
+    "SLURM_NTASKS",
     "SLURM_NTASKS_PER_NODE",
     "SLURM_LOCALID",
     "SLURM_NODEID",
@@ -80,7 +81,7 @@ def limits(get: Callable[[str], str | None], option: object = None) -> list[Limi
         look("cpu_count", _python, "python -X", "" if option is True else option)
     else:
         look("PYTHON_CPU_COUNT", _python)
-    look("SLURM_CPUS_PER_TASK", _whole)
+    look("SLURM_CPUS_PER_TASK", lambda text: _of_task(_whole(text), get))
     if get("SLURM_CPUS_ON_NODE") is not None:
         look("SLURM_CPUS_ON_NODE", lambda text: _share(_whole(text), get))
     else:
@@ -116,6 +117,16 @@ def _cpus(text: str) -> frozenset[int]:
         return frozenset(cpu_list("it", text.replace(" ", ",") if "," not in text else text))
     except ValueError as error:
         raise _Malformed(str(error)) from None
+
+
+def _of_task(cpus: int, get: Callable[[str], str | None]) -> int:
+    """A task's CPUs. What runs outside of all steps, the batch script or the shell of salloc, is none of several tasks:
+    it has what the job has on this node."""
+    tasks = _WHOLE.fullmatch(get("SLURM_NTASKS") or "")
+    node = next((name for name in ("SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE") if get(name) is not None), None)
+    if get("SLURM_STEP_ID") is None and tasks and int(tasks[1]) > 1 and node is not None:
+        raise _Malformed(f"of each of {int(tasks[1])} tasks, and this is outside of them: {node} is what it has")
+    return cpus
 
 
 def _share(cpus: int, get: Callable[[str], str | None]) -> int:
