@@ -284,6 +284,12 @@ def test_cpus_and_pins():
     assert {line.split()[-1] for line in done.stdout.splitlines()} <= {str(cpu) for cpu in allowed}
 
 
+def test_as_many_as_there_are_cpus_for_us(tmp_path):
+    """Not as the affinity has: a quota or a batch system may leave less."""
+    env = {**os.environ, "PYTHON_CPU_COUNT": "1"}
+    assert batch("--shell", input="mkdir a && sleep 0.05 && rmdir a\n" * 4, env=env, cwd=tmp_path).returncode == 0
+
+
 def test_descriptors_for_many_are_ours_alone():
     def few():
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

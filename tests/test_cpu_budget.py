@@ -1141,6 +1141,16 @@ def test_the_table_beside_others(no_grants):
     assert rows["plain"]["os.cpu_count"] == os.cpu_count()
 
 
+def test_who_has_to_have_a_number_gets_one(monkeypatch):
+    assert counting.usable() == cpu.count()
+
+    def unreadable():
+        raise CpuError("a file of the kernel is malformed")
+
+    monkeypatch.setattr(counting, "count", unreadable)
+    assert counting.usable() == cpu.budget(best_effort=True).count
+
+
 def test_a_budget_in_a_line():
     assert str(cpu.Budget(frozenset({0, 1}), 0.5, 1)) == "1 CPU of 0-1, quota 0.5"
     assert str(cpu.Budget(frozenset({0, 1}), None, 2)) == "2 CPUs of 0-1"

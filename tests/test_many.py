@@ -43,6 +43,13 @@ def test_each_command_has_its_result(concurrency):
     assert all(result.ok and result.error is None and result.returncode == 0 for result in done)
 
 
+def test_as_many_as_there_are_cpus_for_us(monkeypatch, tmp_path):
+    """Not as the affinity has: a quota or a batch system may leave less."""
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "1")
+    holding = ["sh", "-c", 'mkdir "$0" && sleep 0.05 && rmdir "$0"', str(tmp_path / "held")]
+    assert [done.ok for done in cl.run_many([holding] * 4)] == [True] * 4
+
+
 def test_they_come_as_they_end():
     reader, writer = os.pipe()
     order = []

@@ -24,6 +24,7 @@ from corelane.cli.messages import say, write_line
 from corelane.cli.source import Records, Source, Template, Values, json_line, shell_line, shell_template, words_line
 from corelane.cli.tally import Halt
 from corelane.cli.values import PATH, SECONDS, TIMEOUT, Type
+from corelane.cpu.counting import usable
 from corelane.cpu.lists import cpu_list
 from corelane.errors import CorelaneError
 from corelane.process import Command, Retry, quote
@@ -229,7 +230,9 @@ def _jobs(
 ) -> Jobs:
     ours = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     allowed = ours if cpus is None else list(cpus)
-    concurrency = len(allowed) if jobs is None else jobs
+    if jobs is None:  # as many as run_many; CPUs that are named are what was chosen
+        jobs = usable() if cpus is None else len(allowed)
+    concurrency = jobs
     if pin and concurrency > len(allowed):
         raise click.UsageError(f"--pin: {concurrency} jobs at once, and {len(allowed)} CPUs for them")
     options: dict[str, Any] = {"timeout": timeout, "cpus": cpus}

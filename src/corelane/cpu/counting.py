@@ -25,7 +25,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["available", "budget", "count", "cpuset_of", "explain", "live"]
+__all__ = ["available", "budget", "count", "cpuset_of", "explain", "live", "usable"]
 
 _ONLINE = "/sys/devices/system/cpu/online"
 _STATUS = "/proc/self/status"
@@ -75,6 +75,14 @@ def budget(
 def count() -> int:
     """How many threads or processes can really run at the same time here: at least 1. See `budget`."""
     return live().budget.count
+
+
+def usable() -> int:
+    """`count()`, for who has to have a number: what cannot be read limits nothing."""
+    try:
+        return count()
+    except CpuError:
+        return budget(best_effort=True).count
 
 
 def available() -> frozenset[int]:

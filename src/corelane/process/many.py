@@ -6,7 +6,6 @@ still runs.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -38,7 +37,9 @@ class Items:
 
     def __init__(self, concurrency: int | None, ordered: bool, options: dict[str, Any]) -> None:
         if concurrency is None:
-            concurrency = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            from corelane.cpu.counting import usable
+
+            concurrency = usable()
         if isinstance(concurrency, bool) or not isinstance(concurrency, int):
             raise TypeError(f"concurrency must be a number of commands, not {concurrency!r}")
         if concurrency < 1:
@@ -143,7 +144,7 @@ def run_many(
 
     Args:
         commands: lists of arguments, Commands, Pipelines or Sequences; pulled one by one, as there is room for them.
-        concurrency: how many run at once (default: as many as we may use CPUs). At most so many results wait unread.
+        concurrency: how many run at once (default: `cpu.count()`). At most so many results wait unread.
         ordered: yield in the order of `commands`, rather than as they end.
         **options: as for Command, for all of them; `timeout` and `retry` are of each (of each step, in a Sequence).
             Without `stdin` it is /dev/null.
