@@ -11,7 +11,7 @@ from corelane import cpu
 from corelane.cli.main import OWN_FAILURE
 from corelane.cli.messages import answer, say
 from corelane.cli.values import ROOT
-from corelane.cpu.lists import format_cpus, format_mask
+from corelane.cpu.lists import cpu_list, format_cpus, format_mask
 from corelane.cpu.placement import POLICIES, Plan
 from corelane.cpu.placement import plan as make
 from corelane.errors import CorelaneError
@@ -51,8 +51,12 @@ def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: s
     """
     try:
         topology = cpu.topology(root)
-        budget: Any = cpus
-        if budget is None:
+        budget: Any
+        if cpus is not None:
+            budget = frozenset(cpu_list("--cpus", cpus))
+            if absent := format_cpus(budget - topology.online):
+                raise ValueError(f"--cpus: CPU {absent} is not online here (online: {format_cpus(topology.online)})")
+        else:
             budget = cpu.budget() if root == "/" else topology.online
         made: Plan = make(n, avoid=avoid or (), topology=topology, budget=budget, **given)
     except (TypeError, ValueError) as error:
