@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from helpers import CORELANE, needs_linux
+from helpers import CORELANE, PATIENCE, needs_linux
 
 from corelane import cpu
 
@@ -39,6 +41,20 @@ def test_a_line_for_each_worker():
     assert printed(3, "--format", "list").split() == [cpu.format_cpus(mask) for mask in found]
     assert printed(3, "--format", "mask").split() == [cpu.format_mask(mask) for mask in found]
     assert printed(3, "--format", "taskset").splitlines()[0] == f"taskset -c {cpu.format_cpus(found[0])}"
+
+
+@pytest.mark.skipif(not shutil.which("taskset"), reason="taskset is not installed")
+def test_the_loop_of_the_help_waits_for_its_workers(tmp_path):
+    text = plan("--help").stdout
+    loop = text[text.index("corelane plan 4") : text.index("}", text.index("corelane plan 4")) + 1]
+    (tmp_path / "worker").write_text("#!/bin/sh\nsleep 0.3\necho done\n")
+    (tmp_path / "worker").chmod(0o755)
+    path = f"{Path(CORELANE).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["sh", "-c", f"{loop}\necho end"],
+        stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PATH": path},
+    ) as shell:  # fmt: skip
+        assert shell.communicate(timeout=PATIENCE)[0].split() == ["done"] * 4 + ["end"]
 
 
 @needs_linux

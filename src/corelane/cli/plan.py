@@ -43,9 +43,13 @@ _FORMATS: dict[str, Any] = {
 def plan(n: int, form: str, as_json: bool, root: str, cpus: str | None, avoid: str | None, **given: Any) -> int:
     """Plan CPUs for N workers, and print them.
 
-    The formats list, mask and taskset have one line for each worker, for a loop in a shell:
+    The formats list, mask and taskset have one line for each worker, for a loop in a shell (which waits within the
+    braces: the shell outside of them has not started the workers):
 
-        corelane plan 4 --policy spread --format taskset | while read pin; do $pin ./worker & done
+    \b
+        corelane plan 4 --policy spread --format taskset | {
+            while read -r pin; do $pin ./worker & done; wait
+        }
 
     With --root all CPUs that are online there can be used, unless --cpus says otherwise.
     """
