@@ -11,8 +11,6 @@ from helpers import CORELANE, PATIENCE, needs_linux
 
 from corelane import cpu
 
-PATIENCE = 30
-
 
 def plan(*argv):
     return subprocess.run(
