@@ -184,3 +184,8 @@ def test_the_width_of_the_terminal(machine, monkeypatch):
 def test_a_width_that_is_none(machine, width, error):
     with pytest.raises(error, match="width"):
         machine("vm").draw(width)
+
+
+@pytest.mark.parametrize("name", ["vm", "xeon"])
+def test_a_machine_in_a_line(name, machine):
+    assert str(machine(name)) == machine(name).draw(100).splitlines()[0]

@@ -202,6 +202,12 @@ class Topology:
 
         return draw(self, width, mark=mark, allowed=allowed, ascii=ascii, collapse=collapse)
 
+    def __str__(self) -> str:
+        """The first line of the picture; all of it is in repr()."""
+        from corelane.cpu.picture import head
+
+        return head(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

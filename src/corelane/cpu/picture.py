@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["draw", "size_text"]
+__all__ = ["draw", "head", "size_text"]
 
 _NARROWEST = 40
 _LONG = 50  # lines: a picture that is longer shows one of those that are alike
@@ -70,7 +70,7 @@ def draw(
         lines = _flow(boxes, width, edges, folded)
         if len(lines) <= _LONG:
             break
-    told = _head(topology), *lines, *crossing, *_notes(topology), *_legend(topology, mine, free, mark is not None)
+    told = head(topology), *lines, *crossing, *_notes(topology), *_legend(topology, mine, free, mark is not None)
     return "\n".join(part for line in told for part in _wrapped(line, width))
 
 
@@ -250,7 +250,8 @@ def _several(count: int, word: str) -> str:
     return f"{count} {word}" + ("" if count == 1 else "s")
 
 
-def _head(topology: Topology) -> str:
+def head(topology: Topology) -> str:
+    """All of it in a line."""
     parts = [_several(topology.packages, "package"), _several(len(topology.cores), "core")]
     parts.append(_several(len(topology.cpus), "CPU"))
     memory = sum(node.memory for node in topology.nodes)
