@@ -350,7 +350,7 @@ def test_any_file_may_say_anything(small, junk):
                 assert found.draw(80)
 
 
-@linux_only
+@needs_linux
 def test_a_fifo_that_nobody_writes_to_holds_nobody(small):
     for name in ("proc/cpuinfo", "sys/devices/system/cpu/isolated"):
         path = small / name
