@@ -86,14 +86,20 @@ int64_t cl_cpu_set_io_priority(int32_t who, int32_t id, int32_t value)
     return cl__sys_set_io_priority(who, id, value);
 }
 
+/* The kernel reads and writes whole words of these masks, whatever it is told: the rest of the last one is not ours. */
+static int is_of_words(int64_t bytes)
+{
+    return bytes >= 0 && bytes % 8 == 0;
+}
+
 int64_t cl_cpu_get_memory_policy(uint8_t *nodes, int64_t room)
 {
-    return room <= 0 ? -EINVAL : cl__sys_get_memory_policy(nodes, (size_t)room);
+    return room == 0 || !is_of_words(room) ? -EINVAL : cl__sys_get_memory_policy(nodes, (size_t)room);
 }
 
 int64_t cl_cpu_set_memory_policy(int32_t policy, const uint8_t *nodes, int64_t size)
 {
-    return size < 0 ? -EINVAL : cl__sys_set_memory_policy(policy, nodes, (size_t)size);
+    return is_of_words(size) ? cl__sys_set_memory_policy(policy, nodes, (size_t)size) : -EINVAL;
 }
 
 int64_t cl_cpu_get_qos(void)

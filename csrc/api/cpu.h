@@ -84,12 +84,12 @@ int64_t cl_cpu_get_io_priority(int32_t who, int32_t id);
 int64_t cl_cpu_set_io_priority(int32_t who, int32_t id, int32_t value);
 
 /* The calling thread's memory policy, CL_MEMORY_*, and its nodes as a mask like that of CPUs. -EINVAL: `room` is less than
- * this kernel's masks need.
+ * this kernel's masks need, or is not a multiple of 8.
  * Blocks: no. Threads: any. */
 int64_t cl_cpu_get_memory_policy(uint8_t *nodes, int64_t room);
 
 /* Set it, for memory that is first touched from now on. The kernel takes what of the nodes there is and the cpuset allows:
- * -EINVAL only if that is none; the caller reads back.
+ * -EINVAL only if that is none, or `size` is not a multiple of 8; the caller reads back.
  * Blocks: no. Threads: any. */
 int64_t cl_cpu_set_memory_policy(int32_t policy, const uint8_t *nodes, int64_t size);
 

@@ -160,6 +160,16 @@ static void where_memory_comes_from(void)
     if (cl_cpu_get_memory_policy(nodes, sizeof nodes) < 0)
         return; /* no NUMA in this kernel, or a filter */
     CHECK_IS(cl_cpu_get_memory_policy(nodes, 0), -EINVAL);
+    uint8_t narrow[32];
+    memset(narrow, 0xee, sizeof narrow);
+    for (int room = 1; room < 24; room++) { /* of what is no word, nothing is written, least of all behind it */
+        if (room % 8 == 0)
+            continue;
+        CHECK_IS(cl_cpu_get_memory_policy(narrow, room), -EINVAL);
+        CHECK_IS(cl_cpu_set_memory_policy(CL_MEMORY_BIND, node0, room), -EINVAL);
+    }
+    for (size_t i = 0; i < sizeof narrow; i++)
+        CHECK_IS(narrow[i], 0xee);
     CHECK_IS(cl_cpu_set_memory_policy(CL_MEMORY_BIND, node0, sizeof node0), 0);
     CHECK_IS(cl_cpu_get_memory_policy(nodes, sizeof nodes), CL_MEMORY_BIND);
     CHECK_IS(nodes[0], 1);
