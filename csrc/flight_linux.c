@@ -12,7 +12,8 @@
  *               own without handlers before it unblocks them.
  *   descriptors It has a copy of the table. The parent's ends of other children's pipes are in it, and would keep those
  *               children from their end of file for as long as this exec takes: so all that is not for the program is
- *               closed at once, and not left to exec.
+ *               closed at once, and not left to exec. And before its own scheduling is set: the kernel may not let it
+ *               run again for long.
  *   oom score   The kernel gives it to all who share the memory, unless vfork holds the parent: that option is held.
  *   oom killer  It judges who shares memory by all of it, unless vfork holds the parent, and kills all who share it: in a
  *               cgroup with a limit, a flight would be the largest, and take its parent along. So no flight into a cgroup.

@@ -322,15 +322,15 @@ CL__CHILD void cl__child_main(cl__job *job)
     const cl_command *command = job->command;
     clear_handlers(job);
     place_in_groups(job);
-    join_cgroup(job);          /* before the limits: its directory may cost a descriptor */
-    set_scheduling(job);       /* before credentials: raising a priority needs the ones we have */
-    set_limits(job, 0);
+    join_cgroup(job);          /* before the map, which may put something else under its directory's number */
     if (has(job, CL_OPT_UMASK))
         cl__sys_umask(command->umask);
-    if (has(job, CL_OPT_CWD_FD)) /* before the map, which may put something else under its number */
+    if (has(job, CL_OPT_CWD_FD)) /* the same */
         TRY(CL_STAGE_CWD, cl__sys_fchdir(command->cwd_fd));
     place_descriptors(job);
     close_others(job);         /* after the last use of a descriptor of the parent's, before what may hang */
+    set_scheduling(job);       /* that may: as an idle one on a busy CPU. Before limits and credentials that refuse it */
+    set_limits(job, 0);
     if (command->cwd)
         TRY(CL_STAGE_CWD, cl__sys_chdir(command->cwd));
     set_limits(job, 1);
