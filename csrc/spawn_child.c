@@ -23,6 +23,8 @@ CL__CHILD static void say(const cl__job *job)
         return;
     cl__words words = {job->stage, job->error, job->not_applied};
     cl__sys_write(job->report_fd, &words, sizeof words); /* a pipe: so few bytes are written whole */
+    /* If our parent has been killed, this is pending now, and would end us when it is unblocked: ignoring it drops it. */
+    cl__sys_signal_ignore(SIGPIPE);
 }
 
 CL__CHILD __attribute__((noreturn)) static void fail(cl__job *job, int stage, int error)

@@ -1,7 +1,6 @@
 /* What api/cpu.h says of threads that run, and what a new child goes on without when it may. */
 #include "child.h"
-
-#include <pthread.h>
+#include "internal.h"
 
 static plan try;
 
@@ -302,6 +301,32 @@ static void strangers_forks_hold_nobody(int strategy)
     CHECK_IS(pthread_join(forker, NULL), 0);
 }
 
+/* The parent was killed, and nobody will read what is left out: the child execs all the same. */
+__attribute__((noreturn)) static void execs_without_a_parent(void)
+{
+    const char *argv[] = {"sh", "-c", "exit 7", NULL}, *paths[] = {"/bin/sh", NULL}, *env[] = {NULL};
+    cl_command command = {.argv = argv, .options = CL_OPT_BEST_EFFORT | CL_OPT_SCHEDULER, .sched_policy = 77};
+    cl__job job = {.command = &command, .env = env, .paths = paths, .cgroup_fd = -1};
+    int ends[2];
+    make_pipe(ends);
+    MUST(close(ends[0]));
+    job.report_fd = ends[1];
+    cl__sys_block_signals(UINT64_MAX, NULL);
+    cl__child_main(&job);
+}
+
+static void nobody_is_there_to_be_told(void)
+{
+    int status;
+    say_about("a parent that is gone");
+    pid_t pid = MUST(fork());
+    if (pid == 0)
+        execs_without_a_parent();
+    MUST(waitpid(pid, &status, 0));
+    CHECK(WIFEXITED(status));
+    CHECK_IS(WEXITSTATUS(status), 7);
+}
+
 static void a_flight_tells_too(void)
 {
     int64_t rc;
@@ -340,6 +365,7 @@ int main(int argc, char **argv)
         it_goes_on_without(all_strategies[i]);
         strangers_forks_hold_nobody(all_strategies[i]);
     }
+    nobody_is_there_to_be_told();
     a_flight_tells_too();
 #endif
     (void)try;
