@@ -305,9 +305,13 @@ int64_t cl__sys_get_sched(int thread, cl_sched *out)
     /* A kernel that is built without clamps leaves both 0; one that has them allows up to 1024 by default. */
     int clamps = got.size > SIZE_WITHOUT_CLAMPS && (got.util_min || got.util_max);
     *out = (cl_sched){.policy = got.policy, .priority = got.priority, .nice = got.nice,
-                      .reset_on_fork = (got.flags & RESETS_ON_FORK) != 0, .runtime_ns = (int64_t)got.runtime,
-                      .deadline_ns = (int64_t)got.deadline, .period_ns = (int64_t)got.period,
+                      .reset_on_fork = (got.flags & RESETS_ON_FORK) != 0,
                       .util_min = clamps ? (int64_t)got.util_min : -1, .util_max = clamps ? (int64_t)got.util_max : -1};
+    if (got.policy == CL_SCHED_DEADLINE) { /* since 6.12 all others have a slice there */
+        out->runtime_ns = (int64_t)got.runtime;
+        out->deadline_ns = (int64_t)got.deadline;
+        out->period_ns = (int64_t)got.period;
+    }
     return 0;
 }
 

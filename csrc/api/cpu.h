@@ -33,7 +33,7 @@ typedef struct cl_sched {
     int64_t priority;       /* 1 to 99 with FIFO and RR */
     int64_t nice;           /* only an answer: cl_cpu_set_nice sets it */
     int64_t reset_on_fork;  /* 1: what it forks has the policy "other" again */
-    int64_t runtime_ns;     /* these three: of DEADLINE */
+    int64_t runtime_ns;     /* these three: of DEADLINE, else 0 */
     int64_t deadline_ns;
     int64_t period_ns;
     int64_t util_min;       /* of 1024. As a request -1: unchanged. As an answer -1: the kernel has no such thing */

@@ -119,6 +119,7 @@ static void how_a_thread_is_scheduled(void)
             pause();
     CHECK_IS(cl_cpu_get_sched(child, &sched), 0);
     CHECK_IS(sched.policy, sched_getscheduler(child));
+    CHECK_IS(sched.runtime_ns, 0);
     CHECK_IS(cl_cpu_set_nice(CL_WHO_THREAD, child, 19), 0);
     CHECK_IS(cl_cpu_get_nice(CL_WHO_THREAD, child), 1);
     CHECK_IS(cl_cpu_get_nice(CL_WHO_THREAD, 0), 20 - getpriority(PRIO_PROCESS, 0));
