@@ -114,9 +114,11 @@ static void how_a_thread_is_scheduled(void)
     cl_sched sched;
     say_about("policies");
     pid_t child = MUST(fork());
-    if (child == 0)
+    if (child == 0) {
+        alarm(60); /* should the test fail */
         for (;;)
             pause();
+    }
     CHECK_IS(cl_cpu_get_sched(child, &sched), 0);
     CHECK_IS(sched.policy, sched_getscheduler(child));
     CHECK_IS(sched.runtime_ns, 0);
