@@ -296,25 +296,6 @@ typedef struct sched_request {
 
 enum { SIZE_WITHOUT_CLAMPS = 48, RESETS_ON_FORK = 1, KEEPS_ALL = 8 | 16, CLAMPS_MIN = 32, CLAMPS_MAX = 64 };
 
-int64_t cl__sys_get_sched(int thread, cl_sched *out)
-{
-    sched_request got = {0};
-    int64_t rc = CALL(__NR_sched_getattr, thread, &got, sizeof got, 0);
-    if (rc < 0)
-        return rc;
-    /* A kernel that is built without clamps leaves both 0; one that has them allows up to 1024 by default. */
-    int clamps = got.size > SIZE_WITHOUT_CLAMPS && (got.util_min || got.util_max);
-    *out = (cl_sched){.policy = got.policy, .priority = got.priority, .nice = got.nice,
-                      .reset_on_fork = (got.flags & RESETS_ON_FORK) != 0,
-                      .util_min = clamps ? (int64_t)got.util_min : -1, .util_max = clamps ? (int64_t)got.util_max : -1};
-    if (got.policy == CL_SCHED_DEADLINE) { /* since 6.12 all others have a slice there */
-        out->runtime_ns = (int64_t)got.runtime;
-        out->deadline_ns = (int64_t)got.deadline;
-        out->period_ns = (int64_t)got.period;
-    }
-    return 0;
-}
-
 /* Not sched_setattr, which sets the nice value as well. */
 CL__CHILD int64_t cl__sys_set_scheduler(int thread, int policy, int priority, int reset_on_fork)
 {
@@ -336,6 +317,31 @@ CL__CHILD int64_t cl__sys_set_util(int thread, int low, int high)
                             .flags = KEEPS_ALL | (low < 0 ? 0 : CLAMPS_MIN) | (high < 0 ? 0 : CLAMPS_MAX)};
     int64_t rc = CALL(__NR_sched_setattr, thread, &wanted, 0, 0);
     return rc == -E2BIG ? -ENOTSUP : rc; /* it knows no more than 48 bytes */
+}
+
+/* A kernel that is built without clamps answers 0 and 0, which may also have been asked for. One that has them finds fault
+ * with this value, and does nothing. */
+static int knows_clamps(void)
+{
+    return cl__sys_set_util(0, 2 * 1024, -1) == -EINVAL;
+}
+
+int64_t cl__sys_get_sched(int thread, cl_sched *out)
+{
+    sched_request got = {0};
+    int64_t rc = CALL(__NR_sched_getattr, thread, &got, sizeof got, 0);
+    if (rc < 0)
+        return rc;
+    int clamps = got.size > SIZE_WITHOUT_CLAMPS && (got.util_min || got.util_max || knows_clamps());
+    *out = (cl_sched){.policy = got.policy, .priority = got.priority, .nice = got.nice,
+                      .reset_on_fork = (got.flags & RESETS_ON_FORK) != 0,
+                      .util_min = clamps ? (int64_t)got.util_min : -1, .util_max = clamps ? (int64_t)got.util_max : -1};
+    if (got.policy == CL_SCHED_DEADLINE) { /* since 6.12 all others have a slice there */
+        out->runtime_ns = (int64_t)got.runtime;
+        out->deadline_ns = (int64_t)got.deadline;
+        out->period_ns = (int64_t)got.period;
+    }
+    return 0;
 }
 
 CL__CHILD int64_t cl__sys_get_affinity(int thread, void *mask, size_t room)

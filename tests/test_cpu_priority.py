@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from helpers import PATIENCE, every_road, needs_linux, needs_root, script
+from helpers import PATIENCE, every_road, needs_linux, needs_root, needs_strace, script, trace
 
 import corelane as cl
 from corelane import cpu
@@ -282,6 +282,15 @@ def test_clamps(child):
     with pytest.raises(cl.CpuRefused, match="CONFIG_UCLAMP_TASK") as info:
         cpu.set_priority(child, uclamp=(1, 2))
     assert info.value.errno == errno.EOPNOTSUPP
+
+
+@needs_strace
+@pytest.mark.skipif(has_clamps, reason="the kernel answers 0 and 0 only where it has no clamps, or was asked for them")
+def test_clamps_of_nothing_are_clamps(tmp_path):
+    """A kernel that has them finds fault with a value that is too large: here strace does it."""
+    code = "import json; from corelane import cpu; print(json.dumps(cpu.get_priority().uclamp))"
+    assert trace(code, tmp_path, inject=["sched_setattr:error=EINVAL"])[0] == [0, 0]
+    assert trace(code, tmp_path)[0] is None
 
 
 @needs_root
