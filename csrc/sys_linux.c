@@ -369,7 +369,7 @@ CL__CHILD int64_t cl__sys_get_memory_policy(void *nodes, size_t room)
 {
     int policy = 0;
     int64_t rc = call6(__NR_get_mempolicy, (long)&policy, (long)nodes, (long)room * 8, 0, 0, 0);
-    return rc < 0 ? rc : policy & 0xff; /* beside it are flags of how nodes follow a cpuset */
+    return rc < 0 ? rc : policy;
 }
 
 CL__CHILD int64_t cl__sys_set_memory_policy(int policy, const void *nodes, size_t size)

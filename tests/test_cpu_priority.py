@@ -15,7 +15,7 @@ from helpers import PATIENCE, every_road, needs_linux, needs_root, needs_strace,
 
 import corelane as cl
 from corelane import cpu
-from corelane._ffi import lib
+from corelane._ffi import ffi, lib
 from corelane.cpu import policies, refusals
 
 pytestmark = needs_linux
@@ -375,6 +375,19 @@ def test_a_node_that_does_not_exist():
     assert none[2] == some[2] == ("bind", (0,))  # as before
     assert left == ("interleave", (0,))
     assert len(refused) == 1
+
+
+@pytest.mark.skipif(not has_numa, reason="this kernel is built without NUMA")
+def test_flags_of_a_memory_policy_are_as_before_too():
+    static = 1 << 15 | lib.CL_MEMORY_BIND  # MPOL_F_STATIC_NODES
+
+    def work():
+        assert lib.cl_cpu_set_memory_policy(static, bytes([1, *bytes(7)]), 8) == 0
+        with pytest.raises(cl.CpuRefused):
+            cpu.set_memory_policy(("interleave", [0, FAR_NODE]))
+        return lib.cl_cpu_get_memory_policy(ffi.new("uint8_t[]", 512), 512), cpu.get_memory_policy()
+
+    assert _in_a_thread(work) == (static, ("bind", (0,)))
 
 
 @needs_root

@@ -83,7 +83,8 @@ int64_t cl_cpu_get_io_priority(int32_t who, int32_t id);
  * Blocks: no. Threads: any. */
 int64_t cl_cpu_set_io_priority(int32_t who, int32_t id, int32_t value);
 
-/* The calling thread's memory policy, CL_MEMORY_*, and its nodes as a mask like that of CPUs. -EINVAL: `room` is less than
+/* The calling thread's memory policy, CL_MEMORY_* in the lowest 8 bits, beside it the kernel's flags (MPOL_F_*), which
+ * setting takes back as they are; and its nodes as a mask like that of CPUs. -EINVAL: `room` is less than
  * this kernel's masks need, or is not a multiple of 8.
  * Blocks: no. Threads: any. */
 int64_t cl_cpu_get_memory_policy(uint8_t *nodes, int64_t room);

@@ -362,6 +362,7 @@ def _request(policy: tuple[int, int] | Deadline, resets: bool) -> Any:
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 _NODE_BYTES = policies.MOST_NODES // 8 * 4  # more than any kernel's mask has
+_MODE = 0xFF  # of what the core returns; the rest are flags that others have set (MPOL_F_STATIC_NODES, ...)
 
 
 def get_memory_policy() -> Any:
@@ -373,7 +374,7 @@ def get_memory_policy() -> Any:
     nodes = ffi.new("uint8_t[]", _NODE_BYTES)
     target = Target(None, None)
     rc = _answer(lib.cl_cpu_get_memory_policy(nodes, _NODE_BYTES), "the memory policy", target, "memory_policy")
-    return policies.memory_policy_of(rc, tuple(sorted(from_kernel_mask(ffi.buffer(nodes)[:]))))
+    return policies.memory_policy_of(rc & _MODE, tuple(sorted(from_kernel_mask(ffi.buffer(nodes)[:]))))
 
 
 def set_memory_policy(policy: str | tuple[str, Any], *, best_effort: bool = False) -> tuple[CpuRefused, ...]:
@@ -403,7 +404,7 @@ def set_memory_policy(policy: str | tuple[str, Any], *, best_effort: bool = Fals
         if not obtained >= set(nodes):
             rc = -errno.ENODEV
             if not best_effort and was >= 0:
-                held = was not in (lib.CL_MEMORY_DEFAULT, lib.CL_MEMORY_LOCAL) and any(before)
+                held = was & _MODE not in (lib.CL_MEMORY_DEFAULT, lib.CL_MEMORY_LOCAL) and any(before)
                 lib.cl_cpu_set_memory_policy(was, before if held else ffi.NULL, _NODE_BYTES if held else 0)
     if rc >= 0:
         return ()
