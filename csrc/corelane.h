@@ -23,6 +23,7 @@ extern "C" {
 #include "api/measure.h"
 #include "api/load.h"
 #include "api/cpu.h"
+#include "api/segment.h"
 
 #ifdef __cplusplus
 }

@@ -303,6 +303,25 @@ int64_t cl__process_signal_scope(cl_process *process, int signal); /* of a child
 int64_t cl__process_signal(cl_process *process, int signal); /* as cl_process_signal, but one that has ended is not reaped */
 int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; does not reap */
 
+/* ---- memory_*.c: files in memory ---------------------------------------------------------------------------------- */
+
+int64_t cl__memory_file(int huge_shift);    /* without a name; its size can be sealed */
+int64_t cl__memory_nameless(const char *directory, int mode); /* one that can be given a name there */
+int64_t cl__memory_give_name(int fd, const char *path);       /* -EEXIST */
+int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size); /* so that no touch can fail for want of memory */
+int64_t cl__memory_seal(int fd);            /* its size stays as it is */
+int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words); /* to NUMA nodes */
+int64_t cl__memory_populate(void *base, size_t size, int writes);
+
+/* ---- lease_*.c: proof that somebody lives --------------------------------------------------------------------------- */
+
+enum { CL__FD_PATH = 32 };
+void cl__fd_path(int fd, char path[CL__FD_PATH]); /* by which it can be opened anew */
+/* A description of our own of the file open as `fd`, with a shared lock that says: held. -EAGAIN: somebody has it alone. */
+int64_t cl__lease_open(int fd);
+int64_t cl__lease_is_held(int fd);
+int64_t cl__lease_take(int fd);            /* alone, through this description. 1, or 0: somebody holds it */
+
 /* ---- poller_*.c: waiting for many descriptors ---------------------------------------------------------------------- */
 
 typedef struct cl__ready {

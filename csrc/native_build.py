@@ -34,6 +34,7 @@ API = [
     "csrc/api/measure.h",
     "csrc/api/load.h",
     "csrc/api/cpu.h",
+    "csrc/api/segment.h",
 ]
 
 COMMON = [
@@ -63,6 +64,7 @@ COMMON = [
     "csrc/measure.c",
     "csrc/load.c",
     "csrc/cpu.c",
+    "csrc/segment.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
@@ -73,6 +75,8 @@ PLATFORM = {
         "csrc/exit_linux.c",
         "csrc/others_walk.c",
         "csrc/poller_epoll.c",
+        "csrc/lease_linux.c",
+        "csrc/memory_linux.c",
     ],
     "portable": [
         "csrc/clone_none.c",
@@ -81,6 +85,8 @@ PLATFORM = {
         "csrc/exit_portable.c",
         "csrc/others_walk.c",
         "csrc/poller_poll.c",
+        "csrc/lease_linux.c",
+        "csrc/memory_linux.c",
     ],
     "darwin": [
         "csrc/clone_none.c",
@@ -89,6 +95,8 @@ PLATFORM = {
         "csrc/exit_darwin.c",
         "csrc/others_darwin.c",
         "csrc/poller_poll.c",
+        "csrc/lease_none.c",
+        "csrc/memory_none.c",
     ],
 }
 # A second module in the same shared object, for calls too short to release the GIL around.

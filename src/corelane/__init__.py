@@ -10,11 +10,12 @@ Importing it is cheap: what only some calls need is loaded by those.
 
 from __future__ import annotations
 
-from corelane import cpu
+from corelane import cpu, shm
 from corelane.errors import (
     CallFailed,
     CgroupUnavailable,
     CorelaneError,
+    Corrupted,
     CpuError,
     CpuRefused,
     NonZeroExit,
@@ -24,6 +25,7 @@ from corelane.errors import (
     ProcessError,
     ProcessTimeout,
     ResourceExhausted,
+    ShmError,
     Signaled,
     SpawnFailed,
     StatusUnknown,
@@ -104,6 +106,7 @@ __all__ = [
     "CgroupUnavailable",
     "Command",
     "CorelaneError",
+    "Corrupted",
     "CpuError",
     "CpuRefused",
     "File",
@@ -125,6 +128,7 @@ __all__ = [
     "Runnable",
     "Sequence",
     "SequenceResult",
+    "ShmError",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",
@@ -140,4 +144,5 @@ __all__ = [
     "run_async",
     "run_many",
     "run_many_async",
+    "shm",
 ]

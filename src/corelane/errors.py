@@ -21,6 +21,7 @@ __all__ = [
     "CallFailed",
     "CgroupUnavailable",
     "CorelaneError",
+    "Corrupted",
     "CpuError",
     "CpuRefused",
     "NonZeroExit",
@@ -30,6 +31,7 @@ __all__ = [
     "ProcessError",
     "ProcessTimeout",
     "ResourceExhausted",
+    "ShmError",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",
@@ -94,6 +96,45 @@ def cpu_unreadable(path: str, number: int) -> CpuError:
     else:
         remedy = ""
     return CpuError(f"{path} cannot be read: {os.strerror(number)}{remedy}")
+class ShmError(CorelaneError):
+    """Shared memory could not be made, found or used."""
+
+
+class Corrupted(ShmError):
+    """Shared memory does not hold what it must: it is foreign, truncated, of another version, or was overwritten."""
+
+
+class ShmFailed(ShmError, OSError):
+    """The system refused. What is raised is also the OSError of its errno: FileExistsError, FileNotFoundError, ..."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ShmExists(ShmFailed, FileExistsError):
+    """EEXIST: the name is taken."""
+
+
+class ShmNotFound(ShmFailed, FileNotFoundError):
+    """ENOENT: there is nothing of that name."""
+
+
+class ShmNotPermitted(ShmFailed, PermissionError):
+    """EACCES, EPERM."""
+
+
+def shm_failed(number: int, message: str) -> ShmFailed:
+    """The ShmFailed that is also the right OSError for `number`."""
+    kinds: dict[int, type[ShmFailed]] = {
+        _errno.EEXIST: ShmExists,
+        _errno.ENOENT: ShmNotFound,
+        _errno.EACCES: ShmNotPermitted,
+        _errno.EPERM: ShmNotPermitted,
+    }
+    return kinds.get(number, ShmFailed)(number, message)
 
 
 class ProcessError(CorelaneError):

@@ -18,6 +18,7 @@ _COMMANDS = {
     "pin": ("corelane.cli.pin", "pin"),
     "plan": ("corelane.cli.plan", "plan"),
     "run": ("corelane.cli.run", "run"),
+    "shm": ("corelane.cli.shm", "shm"),
     "topology": ("corelane.cli.topology", "topology"),
 }
 

@@ -1,0 +1,59 @@
+/* Leases are locks on open file descriptions (OFD): the kernel gives one up when the last descriptor of its description is
+ * closed, so for a process that has ended, also for a zombie, and whatever its pid is by then. Through its own description
+ * a lock is never in the way; so who asks does it through another one.
+ *
+ * The byte that is locked lies beyond the end of any file: locks need no bytes. */
+#include "internal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { SET = 37, GET = 36 }; /* F_OFD_SETLK, F_OFD_GETLK: libc's headers hide them from some settings */
+#define HELD_AT (1LL << 62)
+
+void cl__fd_path(int fd, char path[CL__FD_PATH])
+{
+    snprintf(path, CL__FD_PATH, "/proc/self/fd/%d", fd);
+}
+
+static int64_t lock(int fd, int command, short kind, short *found)
+{
+    struct flock range = {.l_type = kind, .l_whence = SEEK_SET, .l_start = HELD_AT, .l_len = 1};
+    if (fcntl(fd, command, &range) < 0)
+        return -errno;
+    if (found)
+        *found = range.l_type;
+    return 0;
+}
+
+int64_t cl__lease_open(int fd)
+{
+    char path[CL__FD_PATH];
+    cl__fd_path(fd, path);
+    int own;
+    do
+        own = open(path, O_RDONLY | O_CLOEXEC);
+    while (own < 0 && errno == EINTR);
+    if (own < 0)
+        return errno == ENOENT ? -ENOTSUP : -errno; /* there is no /proc */
+    int64_t rc = lock(own, SET, F_RDLCK, NULL);
+    if (rc < 0) {
+        close(own);
+        return rc == -EACCES ? -EAGAIN : rc;
+    }
+    return own;
+}
+
+int64_t cl__lease_is_held(int fd)
+{
+    short found = F_UNLCK;
+    int64_t rc = lock(fd, GET, F_WRLCK, &found);
+    return rc < 0 ? rc : found != F_UNLCK;
+}
+
+int64_t cl__lease_take(int fd)
+{
+    int64_t rc = lock(fd, SET, F_WRLCK, NULL);
+    return rc == 0 ? 1 : rc == -EAGAIN || rc == -EACCES ? 0 : rc;
+}

@@ -1,0 +1,45 @@
+"""Shared memory: segments, and numpy arrays in them.
+
+    from corelane import shm
+
+    frames = shm.array((16, 1080, 1920), "u1", name="frames")
+    frames = shm.attach_array("frames", readonly=True)      # in another program
+
+Each name is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
+    from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.segment import Handle, Segment
+
+# To which module each name belongs.
+_LATER = {
+    "Handle": "segment",
+    "Segment": "segment",
+    "SharedArray": "arrays",
+    "array": "arrays",
+    "attach_array": "arrays",
+}
+
+
+if not TYPE_CHECKING:  # to which any name would exist
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'corelane.shm' has no attribute {name!r}")
+        import importlib
+
+        found = globals()[name] = getattr(importlib.import_module(f"corelane.shm.{_LATER[name]}"), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
+__all__ = ["Handle", "Segment", "SharedArray", "array", "attach_array"]

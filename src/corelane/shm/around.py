@@ -1,0 +1,117 @@
+"""What lies around: the segments that have a name, who made them, whether anybody holds them.
+
+Owns nothing. Read-only but for `clean`, which removes what nobody holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from corelane._ffi import ffi, lib
+from corelane.shm.names import entries, path_of
+from corelane.shm.segment import _corrupted, _failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Entry", "clean", "entry_of", "list_segments"]
+
+_KIND = {lib.CL_SEGMENT_BYTES: "bytes", lib.CL_SEGMENT_ARRAY: "array"}
+
+
+class Entry:
+    """One name. `held`: by any process; None where we may not look. `problem` says what is wrong with it, or "".
+
+    `kind`, `size` (bytes of data), `creator` (a pid, perhaps of another pid namespace) and `created` (seconds since
+    1970) are None if it is none that can be attached. `owner` is the number of its user, `mode` its permission bits.
+    """
+
+    __slots__ = ("created", "creator", "held", "kind", "mode", "name", "owner", "problem", "size")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problem = ""
+        self.held: bool | None = None
+        self.kind: str | None = None
+        self.size: int | None = None
+        self.creator: int | None = None
+        self.created: float | None = None
+        self.owner: int | None = None
+        self.mode: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in sorted(self.__slots__)}
+
+
+def list_segments() -> list[Entry]:
+    """All that have a name here, sorted by it."""
+    found = []
+    for name, _ in entries():
+        try:
+            found.append(entry_of(name))
+        except FileNotFoundError:
+            continue  # gone since
+    return found
+
+
+def entry_of(name: str) -> Entry:
+    """One of them.
+
+    Raises:
+        FileNotFoundError: there is none of that name. ValueError: it is no name.
+    """
+    entry, path = Entry(name), path_of(name)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _failed(errno.ENOENT, f"cannot look at the segment {name!r}", path, None) from None
+    except OSError as error:
+        entry.problem = f"cannot be opened: {error.strerror}"
+        return entry
+    try:
+        there = os.fstat(fd)
+        entry.owner, entry.mode = there.st_uid, there.st_mode & 0o7777
+        held = lib.cl_segment_is_held(fd)
+        entry.held = None if held < 0 else bool(held)
+        _look_inside(entry, fd)
+    finally:
+        os.close(fd)
+    return entry
+
+
+def _look_inside(entry: Entry, fd: int) -> None:
+    report = ffi.new("cl_segment_report *")
+    rc = lib.cl_segment_peek(fd, report)
+    if rc == -errno.EBADMSG:
+        entry.problem = str(_corrupted("", report)).partition(": ")[2]
+    elif rc < 0:
+        entry.problem = os.strerror(-rc)
+    else:
+        entry.kind = _KIND.get(report.kind, f"kind {report.kind}")
+        entry.size, entry.creator = int(report.size), int(report.creator)
+        entry.created = report.created_ns / 1e9
+
+
+def clean(names: list[str] | None = None) -> list[str]:
+    """Remove the segments that nobody holds.
+
+    Args:
+        names: which; None: all there are.
+
+    Returns:
+        The names that were removed. What is held, or is no segment of ours, stays.
+
+    Raises:
+        FileNotFoundError: one of `names` is not there. PermissionError: it is somebody else's (only if it was named).
+    """
+    removed = []
+    for name in [name for name, _ in entries()] if names is None else names:
+        path = path_of(name)
+        rc = lib.cl_segment_clean(os.fsencode(path))
+        if rc == 1:
+            removed.append(name)
+        elif rc < 0 and names is not None and rc != -errno.EBADMSG:
+            raise _failed(-rc, f"cannot remove the segment {name!r}", path, None)
+    return removed

@@ -1,0 +1,61 @@
+"""`corelane shm`: what lies around, who holds it, and removing what nobody does."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+from helpers import needs_linux
+
+from corelane import shm
+
+pytestmark = needs_linux
+
+
+def corelane(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "corelane", "shm", *args], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.fixture
+def names():
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    left, held = f"left-{mark}", f"held-{mark}"
+    shm.array((2, 3), "f4", left, keep=True).segment.close()
+    with shm.Segment.create(50, held, mode=0o640):
+        yield left, held
+    if os.path.exists(f"/dev/shm/corelane.{left}"):
+        os.unlink(f"/dev/shm/corelane.{left}")
+
+
+def test_list(names):
+    left, held = names
+    rows = {line.split()[0]: line.split() for line in corelane("list").stdout.splitlines()}
+    assert rows["NAME"][:4] == ["NAME", "KIND", "BYTES", "HELD"]
+    assert rows[left][1:6] == ["array", "24", "no", str(os.geteuid()), "0600"]
+    assert rows[held][1:6] == ["bytes", "50", "yes", str(os.geteuid()), "0640"]
+    told = {entry["name"]: entry for entry in map(json.loads, corelane("list", "--json").stdout.splitlines())}
+    assert (told[held]["held"], told[held]["creator"]) == (True, os.getpid())
+
+
+def test_stat(names):
+    left, _ = names
+    done = corelane("stat", left)
+    assert (done.returncode, "array" in done.stdout) == (0, True)
+    told = json.loads(corelane("stat", "--json", left).stdout)
+    assert (told["size"], told["held"], told["problem"]) == (24, False, "")
+    missing = corelane("stat", "not-there")
+    assert (missing.returncode, "not-there" in missing.stderr) == (125, True)
+
+
+def test_clean(names):
+    left, held = names
+    assert left in corelane("clean", "-n").stdout.split()
+    done = corelane("clean", left, held)
+    assert (done.returncode, done.stdout) == (1, f"{left}\n")
+    assert f"{held} stays" in done.stderr
+    assert corelane("clean", left).returncode == 125
+    shm.Segment.attach(held).close()

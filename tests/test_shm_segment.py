@@ -1,0 +1,433 @@
+"""Segments: shared, named, passed on by every road, held until the kernel says otherwise, refused in words."""
+
+import errno
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+from helpers import needs_linux, wait_until
+
+import corelane as cl
+from corelane import shm
+from corelane._ffi import lib
+from corelane.shm import around
+from corelane.shm.names import DIRECTORY, PREFIX
+
+pytestmark = needs_linux
+
+
+@pytest.fixture
+def name():
+    """A name of this test's own; nothing of it is left."""
+    chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    yield chosen
+    path = f"{DIRECTORY}/{PREFIX}{chosen}"
+    if os.path.lexists(path):
+        os.unlink(path)
+
+
+def in_another_program(code, *args, **options):
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=False, timeout=60, **options
+    )
+
+
+# ---- made, shared, passed on ----
+
+
+def test_one_without_a_name():
+    with shm.Segment.create(100) as segment:
+        assert (segment.size, segment.name, segment.readonly, segment.closed) == (100, None, False, False)
+        assert bytes(segment.buf) == bytes(100)
+        segment.buf[:5] = b"hello"
+        with shm.Segment.attach(segment) as other:
+            assert bytes(other.buf[:5]) == b"hello"
+            other.buf[0] = ord("j")
+        assert bytes(segment.buf[:5]) == b"jello"
+    assert segment.closed
+    assert "closed" in repr(segment)
+
+
+def test_an_unrelated_program_attaches_it_by_name(name):
+    code = (
+        "import sys; from corelane import shm\n"
+        "with shm.Segment.attach(sys.argv[1]) as s: s.buf[:3] = bytes(reversed(s.buf[:3]))"
+    )
+    with shm.Segment.create(3, name) as segment:
+        segment.buf[:] = b"abc"
+        done = in_another_program(code, name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bytes(segment.buf) == b"cba"
+
+
+def test_it_is_passed_to_a_child_as_a_descriptor():
+    code = "from corelane import shm; s = shm.Segment.attach(3); s.buf[0] += 1; print(s.size)"
+    with shm.Segment.create(10) as segment:
+        segment.buf[0] = 41
+        assert cl.read([sys.executable, "-c", code], fds={3: segment}) == "10\n"
+        assert segment.buf[0] == 42
+
+
+def test_it_is_a_childs_stdin_without_a_byte_passing_through_us():
+    with shm.Segment.create(6) as segment:
+        segment.buf[:] = b"bytes\n"
+        fd = os.open(f"/proc/self/fd/{segment.fileno()}", os.O_RDONLY)  # an offset of its own
+        try:
+            os.lseek(fd, segment.data_offset, os.SEEK_SET)
+            assert cl.read(["head", "-c", "6"], stdin=fd) == "bytes\n"
+        finally:
+            os.close(fd)
+
+
+def test_it_is_sent_over_a_socket():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, shm.Segment.create(10) as segment:
+        segment.buf[3] = 3
+        socket.send_fds(ours, [b"x"], [segment.fileno()])
+        _, [fd], _, _ = socket.recv_fds(theirs, 1, 1)
+        with shm.Segment.attach(fd) as other:
+            os.close(fd)
+            assert other.buf[3] == 3
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_its_handle_is_pickled(named, name):
+    code = (
+        "import pickle, sys; handle = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "from corelane import shm; s = shm.Segment.attach(handle); s.buf[0] = 9; print(handle)"
+    )
+    with shm.Segment.create(10, name if named else None) as segment:
+        done = in_another_program(code, pickle.dumps(segment.handle).hex())
+        assert (done.stderr, segment.buf[0]) == ("", 9)
+        again = pickle.loads(pickle.dumps(segment))
+        assert again.buf[0] == 9
+        assert again.handle == segment.handle or not named
+        assert len({segment.handle, segment.handle}) == 1
+
+
+def _increment(segment):
+    segment.buf[0] += 1
+
+
+def test_multiprocessing_takes_it_as_an_argument():
+    with shm.Segment.create(10) as segment:
+        worker = multiprocessing.get_context("spawn").Process(target=_increment, args=(segment,))
+        worker.start()
+        worker.join()
+        assert (worker.exitcode, segment.buf[0]) == (0, 1)
+
+
+def test_a_handle_whose_process_has_gone_says_so():
+    done = cl.run(
+        [sys.executable, "-c", "import pickle, sys; from corelane import shm; s = shm.Segment.create(9)\n"
+         "sys.stdout.buffer.write(pickle.dumps(s.handle))"],
+        capture=True,
+    )  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="has closed it, or has ended") as caught:
+        shm.Segment.attach(pickle.loads(done.stdout))
+    assert isinstance(caught.value, cl.ShmError)
+
+
+def test_a_handle_of_what_was_replaced_is_refused(name):
+    with shm.Segment.create(10, name) as first:
+        old = first.handle
+    with shm.Segment.create(10, name), pytest.raises(FileNotFoundError, match="another one is there now"):
+        shm.Segment.attach(old)
+
+
+# ---- what is read stays mapped ----
+
+
+def test_a_view_outlives_its_segment():
+    segment = shm.Segment.create(1 << 20)
+    array = np.frombuffer(segment.buf, "u1")
+    array[-1] = 5
+    segment.close()
+    with pytest.raises(ValueError, match="closed"):
+        _ = segment.buf
+    with pytest.raises(ValueError, match="closed"):
+        segment.fileno()
+    del segment
+    gc.collect()
+    assert array[-1] == 5
+
+
+def test_nothing_is_leaked(name):
+    def maps():
+        with open("/proc/self/maps") as file:
+            return sum("corelane" in line for line in file)
+
+    fds, mapped = len(os.listdir("/proc/self/fd")), maps()
+    for _ in range(50):
+        with shm.Segment.create(100) as one, shm.Segment.attach(one) as two:
+            assert two.buf[0] == 0
+        with shm.Segment.create(100, name), pytest.raises(FileExistsError):
+            shm.Segment.create(100, name)
+    del one, two
+    gc.collect()
+    assert (len(os.listdir("/proc/self/fd")), maps()) == (fds, mapped)
+
+
+# ---- names ----
+
+
+def test_a_name_goes_with_its_maker(name):
+    with shm.Segment.create(10, name) as segment:
+        assert around.entry_of(name).held
+        attached = shm.Segment.attach(name)
+    assert not os.path.exists(f"{DIRECTORY}/{PREFIX}{name}")
+    assert segment.closed
+    attached.buf[0] = 1  # whoever has it keeps it
+    attached.close()
+
+
+def test_a_name_that_is_kept(name):
+    with shm.Segment.create(10, name, keep=True) as segment:
+        segment.buf[0] = 7
+    with shm.Segment.attach(name) as again:
+        assert again.buf[0] == 7
+        again.unlink()
+    with pytest.raises(FileNotFoundError):
+        shm.Segment.attach(name)
+
+
+def test_the_name_goes_at_the_interpreters_end(name):
+    code = "import sys; from corelane import shm; s = shm.Segment.create(10, sys.argv[1]); print(s.name)"
+    assert in_another_program(code, name).stdout == f"{name}\n"
+    assert not os.path.exists(f"{DIRECTORY}/{PREFIX}{name}")
+
+
+def test_a_forked_child_does_not_remove_it(name):
+    with shm.Segment.create(10, name) as segment:
+        pid = os.fork()
+        if pid == 0:
+            segment.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        shm.Segment.attach(name).close()
+
+
+def test_only_its_own_name_is_removed(name):
+    with shm.Segment.create(10, name) as first:
+        os.unlink(f"{DIRECTORY}/{PREFIX}{name}")
+        second = shm.Segment.create(20, name)
+        first.unlink()
+        shm.Segment.attach(name).close()
+        second.close()
+
+
+def test_permissions(name):
+    old = os.umask(0o077)
+    try:
+        with shm.Segment.create(10, name, mode=0o644) as segment:
+            there = os.stat(segment.fileno())
+            assert there.st_mode & 0o7777 == 0o644
+            assert os.stat(f"{DIRECTORY}/{PREFIX}{name}").st_uid == os.geteuid()
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user(name):
+    # Everything is imported first: the interpreter may lie where another user cannot read.
+    code = (
+        "import os, sys; from corelane import shm; shm.Segment.create(1).close(); os.setuid(65534)\n"
+        "try: shm.Segment.attach(sys.argv[1]).close(); print('attached')\n"
+        "except PermissionError as error: print(error)"
+    )
+    with shm.Segment.create(10, name):
+        said = in_another_program(code, name).stdout
+        assert "Permission denied" in said
+        assert name in said
+    with shm.Segment.create(10, name, owner=65534):
+        assert in_another_program(code, name).stdout == "attached\n"
+
+
+def test_read_only(name):
+    with shm.Segment.create(10, name) as segment, shm.Segment.attach(name, readonly=True) as reader:
+        segment.buf[0] = 1
+        assert reader.readonly
+        assert reader.buf[0] == 1
+        with pytest.raises(TypeError):
+            reader.buf[0] = 2
+        with pytest.raises(ValueError, match="read-only"):
+            np.frombuffer(reader.buf, "u1")[0] = 2
+
+
+# ---- options ----
+
+
+def test_memory_that_is_there_already():
+    with shm.Segment.create(1 << 20, populate=True) as segment:
+        with open("/proc/self/smaps") as file:
+            text = file.read()
+        block = text[text.index("memfd:corelane") :]
+        resident = next(line for line in block.splitlines() if line.startswith("Rss:"))
+        assert int(resident.split()[1]) >= 1024
+        assert segment.size == 1 << 20
+
+
+def test_memory_that_is_locked():
+    with shm.Segment.create(65536, lock=True):
+        with open("/proc/self/status") as file:
+            locked = next(line for line in file if line.startswith("VmLck"))
+        assert int(locked.split()[1]) >= 64
+
+
+def test_memory_of_a_node():
+    if not os.path.exists("/sys/devices/system/node/node0"):
+        pytest.skip("this kernel knows no NUMA nodes")
+    with shm.Segment.create(65536, numa=("bind", "0")) as segment:
+        segment.buf[0] = 1
+    with pytest.raises(OSError, match="cannot make a segment of 100 bytes"):
+        shm.Segment.create(100, numa=("bind", 1000))
+
+
+def test_huge_pages():
+    path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+    if not os.path.exists(path):
+        pytest.skip("this kernel has no pages of 2 MiB")
+    with open(path) as file:
+        free = int(file.read())
+    if free:
+        with shm.Segment.create(3 << 20, huge_pages="2M") as segment:
+            segment.buf[-1] = 1
+    else:
+        with pytest.raises(OSError, match="too few pages of 2M are free"):
+            shm.Segment.create(3 << 20, huge_pages="2M")
+
+
+def test_a_full_file_system_is_an_error_and_no_sigbus(tmp_path):
+    """In a mount namespace of its own, with a /dev/shm of one megabyte."""
+    code = (
+        "from corelane import shm\n"
+        "try: shm.Segment.create(2 << 20, 'large')\n"
+        "except OSError as error: print(error.errno, error)\n"
+        "print(len(shm.Segment.create(500_000, 'small').buf), flush=True)\n"
+    )
+    script = 'mount -t tmpfs -o size=1m none /dev/shm && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, code],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no mount namespace: {done.stderr.strip()}")
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{errno.ENOSPC} cannot make a segment of 2097152 bytes named 'large'")
+    assert "is full" in done.stdout
+    assert done.stdout.endswith("500000\n")
+
+
+# ---- ordinary files ----
+
+
+def test_an_ordinary_file(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(b"0123456789")
+    with shm.Segment.from_file(path) as segment:
+        assert bytes(segment.buf) == b"0123456789"
+        assert segment.readonly
+        assert segment.data_offset == 0
+    with shm.Segment.from_file(path, readonly=False) as segment:
+        segment.buf[0] = ord("x")
+    assert path.read_bytes() == b"x123456789"
+
+
+def test_files_that_cannot_be_mapped(tmp_path):
+    (tmp_path / "empty").touch()
+    with pytest.raises(cl.Corrupted, match="has 0 bytes"):
+        shm.Segment.from_file(tmp_path / "empty")
+    with pytest.raises(cl.Corrupted, match="no regular file"):
+        shm.Segment.from_file(tmp_path)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        shm.Segment.from_file(tmp_path / "gone")
+
+
+# ---- refused ----
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "../x", "ä", "a b", "x" * 300, "nul\0"])
+def test_names_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="name must"):
+        shm.Segment.create(10, wrong)
+    with pytest.raises(ValueError, match="name must"):
+        shm.Segment.attach(wrong)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**63])
+def test_sizes_that_cannot_be(size):
+    with pytest.raises(ValueError, match="size must be from 1"):
+        shm.Segment.create(size)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": 0o1777}, {"huge_pages": "3M"}, {"numa": "bind"}, {"numa": ("everywhere", 0)}, {"owner": 0}],
+)
+def test_options_that_cannot_be(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        shm.Segment.create(10, **options)
+
+
+def test_what_is_larger_than_memory():
+    with pytest.raises(OSError, match="bytes of memory and swap are available") as caught:
+        shm.Segment.create(1 << 50)
+    assert caught.value.errno == errno.ENOMEM
+
+
+@pytest.mark.parametrize("target", [None, 1.5, True, object(), -1])
+def test_what_cannot_be_attached(target):
+    with pytest.raises(TypeError, match="must be a name, a Handle or a descriptor"):
+        shm.Segment.attach(target)
+
+
+def test_what_is_no_segment(name, tmp_path):
+    with open(f"{DIRECTORY}/{PREFIX}{name}", "wb") as file:
+        file.write(b"#!/bin/sh\n" + bytes(8192))
+    with pytest.raises(cl.Corrupted, match="does not begin as a segment does"):
+        shm.Segment.attach(name)
+    with open("/dev/null") as null, pytest.raises(cl.Corrupted, match="no regular file"):
+        shm.Segment.attach(null)
+    entry = around.entry_of(name)
+    assert (entry.kind, entry.held) == (None, False)
+    assert "does not begin" in entry.problem
+    assert around.clean([name]) == []
+
+
+# ---- held ----
+
+
+def test_a_killed_holder_holds_nothing(name):
+    code = (
+        "import sys, time; from corelane import shm; s = shm.Segment.attach(sys.argv[1])\n"
+        "print('attached', flush=True); time.sleep(1000)"
+    )
+    with shm.Segment.create(10, name, keep=True):
+        pass
+    assert around.entry_of(name).held is False
+    holder = cl.Command(sys.executable, "-c", code, name).spawn(stdout=cl.PIPE)
+    with holder:
+        assert holder.stdout.readline() == b"attached\n"
+        assert around.entry_of(name).held is True
+        assert around.clean([name]) == []
+        holder.send_signal(signal.SIGKILL)
+        wait_until(lambda: around.entry_of(name).held is False, "the kernel to free the lease")
+        assert around.clean([name]) == [name]
+
+
+def test_a_child_that_is_started_does_not_hold_it(name):
+    with shm.Segment.create(10, name, keep=True) as segment:
+        fd = os.dup(segment.fileno())
+    with cl.Command("sleep", "1000").spawn() as child:
+        assert lib.cl_segment_is_held(fd) == 0
+        child.kill()
+    os.close(fd)
+    around.clean([name])
