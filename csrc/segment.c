@@ -51,6 +51,7 @@ struct cl_segment {
 static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t held_once = PTHREAD_ONCE_INIT;
 static cl_segment *held;
+static _Atomic uint32_t forks; /* stored by the only thread that the child of a fork has */
 
 static void lock_held(void)
 {
@@ -69,6 +70,7 @@ static void hold_anew(void)
         close(each->lease);
         each->lease = (int)cl__lease_open(each->fd);
     }
+    cl__store_relaxed(&forks, cl__load_relaxed(&forks) + 1);
     unlock_held();
 }
 
@@ -149,6 +151,31 @@ void cl_segment_free(cl_segment *segment)
         return;
     undo(segment);
     free(segment);
+}
+
+int cl__segment_fd(const cl_segment *segment)
+{
+    return segment->fd;
+}
+
+int cl__segment_lease(const cl_segment *segment)
+{
+    return segment->lease;
+}
+
+uint32_t cl__forks(void)
+{
+    return cl__load_relaxed(&forks);
+}
+
+void cl__segments_hold_still(void)
+{
+    lock_held();
+}
+
+void cl__segments_go_on(void)
+{
+    unlock_held();
 }
 
 int64_t cl_segment_report_of(const cl_segment *segment, cl_segment_report *out)
