@@ -35,6 +35,7 @@ API = [
     "csrc/api/load.h",
     "csrc/api/cpu.h",
     "csrc/api/segment.h",
+    "csrc/api/queue.h",
 ]
 
 COMMON = [
@@ -65,6 +66,8 @@ COMMON = [
     "csrc/load.c",
     "csrc/cpu.c",
     "csrc/segment.c",
+    "csrc/queue.c",
+    "csrc/queue_members.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

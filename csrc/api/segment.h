@@ -4,7 +4,8 @@
 enum cl_segment_kind {
     CL_SEGMENT_ANY = 0, /* for attaching: whatever it is */
     CL_SEGMENT_BYTES = 1,
-    CL_SEGMENT_ARRAY = 2
+    CL_SEGMENT_ARRAY = 2,
+    CL_SEGMENT_QUEUE = 4
 };
 
 /* What is wrong with a file that was to be attached; the call returned -EBADMSG. */

@@ -1,0 +1,633 @@
+/* The queue: slots in a circle, each with a word that alone says what it is. The cursors are hints where to begin to look.
+ *
+ *                     claim (CAS)                 store
+ *     EMPTY(lap) ------------------> WRITING(lap, x) ------------> FULL(lap)
+ *        ^                              |  x died, or cancelled       | claim (CAS)
+ *        |                              v                             v
+ *     EMPTY(lap+1) <-- CAS ------- TOMBSTONE(lap)        READING(lap, x) <--- claim --- ORPHAN(lap)
+ *        ^                                                   |   |   x died, or gave back   ^
+ *        +----------------------------- store ---------------+   +--------------------------+
+ *                                                   (AT_MOST_ONCE: EMPTY(lap+1))
+ *
+ * Position p (counted from 0 for ever) is slot p % slots in lap p / slots. Positions are claimed in order: who claims p has
+ * seen that p-1 was claimed. A claim says whose it is in the same CAS, so nobody holds anything that others cannot see; what
+ * a live owner has nobody touches, so it finishes with a store; what a dead one has is taken away by a CAS for each slot
+ * (queue_members.c), which may be done again by another if the one who does it dies.
+ *
+ * A cursor is stored after the claim and before the slot is given on, so it can lag behind by a circle at most, and can never
+ * lead: all before it is claimed. If it were stored before the claim: a producer stores tail = p+1 and dies; p stays EMPTY,
+ * all producers begin behind it, all consumers wait at it. The stores are releases and the loads acquires, which costs
+ * nothing: so who has read a cursor also sees that what is before it was claimed, and what contradicts that is a broken
+ * memory and not a slow one.
+ *
+ * Whatever another process writes there, we stay in our memory: geometry is a checked copy, a slot's index is masked, a
+ * record's size is read once and checked. A writer that does not keep to this can stop the queue, or spoil records. */
+#include "queue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LAYOUT 0x51554555452d3031ULL /* "QUEUE-01": to be changed with anything in queue.h */
+#define LARGEST (1LL << 46)
+
+/* ---- the object ---------------------------------------------------------------------------------------------------- */
+
+static int64_t up_to(int64_t size, int64_t unit)
+{
+    return (size + unit - 1) / unit * unit;
+}
+
+static int64_t slots_offset(const cl_queue_plan *plan)
+{
+    return up_to((int64_t)sizeof(cl__queue_memory) + (plan->members + 1) * (int64_t)sizeof(int64_t), CL__LINE);
+}
+
+static int64_t stride_of(const cl_queue_plan *plan)
+{
+    return up_to((int64_t)sizeof(cl__slot) + plan->slot_size, 64);
+}
+
+static int64_t check_plan(const cl_queue_plan *plan)
+{
+    if (plan->slots < 1 || plan->slots > CL_QUEUE_SLOTS || plan->slot_size < 1 || plan->slot_size > 1 << 30 ||
+        plan->members < 1 || plan->members > CL_QUEUE_MEMBERS ||
+        plan->flags & ~(CL_QUEUE_AT_MOST_ONCE | CL_QUEUE_PLAIN))
+        return -EINVAL;
+    return plan->slots * stride_of(plan) > LARGEST ? -ENOMEM : 0;
+}
+
+int64_t cl_queue_describe(cl_queue_plan *plan, cl_segment_plan *out)
+{
+    int64_t rc = check_plan(plan);
+    if (rc < 0)
+        return rc;
+    int64_t slots = 1;
+    while (slots < plan->slots)
+        slots *= 2;
+    plan->slots = slots;
+    out->size = slots_offset(plan) + slots * stride_of(plan);
+    out->data_offset = CL_SEGMENT_HEADER;
+    out->kind = CL_SEGMENT_QUEUE;
+    out->layout = LAYOUT;
+    out->about = (const char *)plan;
+    out->about_size = sizeof *plan;
+    return check_plan(plan);
+}
+
+int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
+{
+    cl_segment_report report;
+    cl_queue_plan plan;
+    cl_segment_report_of(segment, &report);
+    if (!report.data || report.kind != CL_SEGMENT_QUEUE || report.layout != LAYOUT ||
+        report.data_offset % CL__LINE != 0 || report.data_offset < CL_SEGMENT_ABOUT + (int64_t)sizeof plan)
+        return -EBADMSG;
+    memcpy(&plan, report.data - report.data_offset + CL_SEGMENT_ABOUT, sizeof plan); /* once: then it is checked */
+    if (check_plan(&plan) < 0 || (plan.slots & (plan.slots - 1)) != 0 ||
+        report.size != slots_offset(&plan) + plan.slots * stride_of(&plan))
+        return -EBADMSG;
+    cl_queue *queue = calloc(1, sizeof *queue);
+    if (!queue)
+        return -ENOMEM;
+    queue->segment = segment;
+    queue->shared = (cl__queue_memory *)report.data;
+    queue->slots = report.data + slots_offset(&plan);
+    queue->stride = (size_t)stride_of(&plan);
+    queue->mask = (uint64_t)plan.slots - 1;
+    queue->shift = (unsigned)__builtin_ctzll((uint64_t)plan.slots);
+    queue->plan = plan;
+    queue->read_only = report.read_only;
+    *out = queue;
+    return 0;
+}
+
+void cl_queue_free(cl_queue *queue)
+{
+    if (!queue)
+        return;
+    cl_queue_leave(queue);
+    free(queue);
+}
+
+int64_t cl__queue_is_joined(const cl_queue *queue)
+{
+    if (__builtin_expect(queue->me && queue->forks == cl__forks(), 1))
+        return 0;
+    return queue->me ? -ESTALE : -ENOTCONN;
+}
+
+/* ---- words and positions -------------------------------------------------------------------------------------------- */
+
+static inline uint64_t lap_at(const cl_queue *queue, uint64_t position)
+{
+    return position >> queue->shift & CL__LAP_MASK;
+}
+
+/* How many laps the slot is ahead of the position: laps go round, so they are compared as a difference. */
+static inline int64_t ahead(const cl_queue *queue, cl__word word, uint64_t position)
+{
+    return (int64_t)((cl__lap_of(word) - lap_at(queue, position)) << 16);
+}
+
+void cl__queue_wake(cl_queue *queue, _Atomic uint32_t *wake)
+{
+    (void)queue, (void)wake; /* nobody sets a bit there yet: those who wait take naps */
+}
+
+/* The exchange, and not a mere release, orders the slot before the look at the waiters' word: a waiter that has set its bit
+ * and found no record is seen here, or has seen ours. */
+static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atomic uint32_t *wake)
+{
+    CL_FAULT(102);
+    if (queue->plan.flags & CL_QUEUE_PLAIN)
+        cl__store_release(&slot->word, word); /* partner: the acquire of whoever looks at the slot */
+    else
+        cl__exchange_seq_cst(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
+    cl__queue_published(queue, wake);
+}
+
+static int64_t cannot_be(cl_queue *queue, cl__word word, uint64_t position)
+{
+    cl__store_relaxed(&queue->fault_word, word);
+    cl__store_relaxed(&queue->fault_index, (int64_t)(position & queue->mask));
+    return -EBADMSG;
+}
+
+/* ---- walking along the slots ----------------------------------------------------------------------------------------- */
+
+typedef struct walk {
+    _Atomic uint64_t *cursor;
+    uint64_t begun, position, steps;
+    int rounds, has_moved;
+} walk;
+
+static inline walk walk_from(_Atomic uint64_t *cursor)
+{
+    CL_FAULT(103);
+    uint64_t begun = cl__load_acquire(cursor); /* partner: the release in claim_to_write, claim_to_read */
+    return (walk){.cursor = cursor, .begun = begun, .position = begun};
+}
+
+enum { MOST_ROUNDS = 4 };
+
+/* The cursor lags by a circle at most, so two circles are only walked while others run ahead of us; and then the cursor
+ * moves. If nothing has in round after round, somebody scribbles. 0, or what to return. */
+static inline int64_t step(cl_queue *queue, walk *at, cl__word word)
+{
+    at->position++;
+    if (__builtin_expect(++at->steps <= 2 * queue->mask + 4, 1))
+        return 0;
+    uint64_t now = cl__load_acquire(at->cursor); /* partner: as in walk_from */
+    at->has_moved |= now != at->begun;
+    if (++at->rounds > MOST_ROUNDS)
+        return at->has_moved ? -EAGAIN : cannot_be(queue, word, at->position);
+    at->begun = at->position = now;
+    at->steps = 0;
+    return 0;
+}
+
+/* A hint, for the largest size: the head is looked at only when the size could be larger than what was seen. */
+static inline void note_size(cl_queue *queue, uint64_t next)
+{
+    cl__queue_memory *shared = queue->shared;
+    uint64_t most = cl__load_relaxed(&shared->most); /* partner: its own store below; a count and no order */
+    if (next - cl__load_relaxed(&queue->seen_head) <= most)
+        return;
+    uint64_t head = cl__load_relaxed(&shared->head), size = next - head;
+    cl__store_relaxed(&queue->seen_head, head);
+    size = size > queue->mask + 1 ? queue->mask + 1 : size; /* the head lags */
+    while (size > most && !cl__swap_if(&shared->most, &most, size))
+        continue;
+}
+
+/* ---- putting --------------------------------------------------------------------------------------------------------- */
+
+/* The slot of the position has not come to its lap: it is in the way. 1: not any more. */
+static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uint64_t position)
+{
+    cl__store_relaxed(&queue->in_the_way, 0);
+    switch (cl__state_of(word)) {
+    case CL__TOMBSTONE: /* no consumer has come by; it may be anybody who takes it away */
+        CL_FAULT(104);
+        cl__swap_if(&slot->word, &word, cl__word_of(cl__lap_of(word) + 1, CL__EMPTY, 0)); /* partner: claims of that slot */
+        return 1;
+    case CL__WRITING:
+    case CL__READING:
+        cl__store_relaxed(&queue->in_the_way, cl__owner_of(word));
+        int64_t rc = cl__queue_ask_owner(queue, cl__owner_of(word));
+        return rc ? rc : -EAGAIN;
+    case CL__FULL:
+    case CL__ORPHAN:
+        return -EAGAIN;
+    default: /* EMPTY: all positions before a tail were claimed */
+        return cannot_be(queue, word, position);
+    }
+}
+
+static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed)
+{
+    cl__queue_memory *shared = queue->shared;
+    int64_t rc = cl__queue_is_joined(queue);
+    if (__builtin_expect(rc < 0, 0))
+        return rc;
+    if (__builtin_expect(cl__load_relaxed(&shared->shut) != 0, 0)) /* partner: the exchange in cl_queue_shut */
+        return -EPIPE;
+    walk at = walk_from(&shared->tail);
+    for (;;) {
+        cl__slot *slot = cl__slot_at(queue, at.position);
+        CL_FAULT(105);
+        cl__word word = cl__load_acquire(&slot->word); /* partner: publish(), of the consumer of the lap before */
+        int64_t distance = ahead(queue, word, at.position);
+        if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
+            *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->me);
+            CL_FAULT(106);
+            if (!cl__swap_if_seq_cst(&slot->word, &word, *claimed)) /* partner: other claims; and see cl_queue_shut */
+                continue;
+            CL_FAULT(107);
+            cl__store_release(&shared->tail, at.position + 1); /* partner: the acquire in walk_from */
+            note_size(queue, at.position + 1);
+            *out = slot;
+            return 0;
+        }
+        rc = distance >= 0 ? cl__state_of(word) > CL__ORPHAN ? cannot_be(queue, word, at.position) : step(queue, &at, word)
+                           : clear_the_way(queue, slot, word, at.position);
+        if (__builtin_expect(rc < 0, 0))
+            return rc;
+    }
+}
+
+/* A consumer that has seen `shut` and then an EMPTY slot has told its caller that nothing will come. Our claim is later than
+ * its look, so our look at `shut`, after the claim, sees it too: all four are in one order (seq_cst). */
+static int64_t reserve(cl_queue *queue, cl__slot **slot, cl__word *claimed)
+{
+    int64_t rc = claim_to_write(queue, slot, claimed);
+    if (__builtin_expect(rc < 0, 0))
+        return rc;
+    CL_FAULT(108);
+    if (__builtin_expect(cl__load_seq_cst(&queue->shared->shut) == 0, 1)) /* partner: the exchange in cl_queue_shut */
+        return 0;
+    publish(queue, *slot, cl__word_of(cl__lap_of(*claimed), CL__TOMBSTONE, 0), &queue->shared->not_empty);
+    cl__add_relaxed(&queue->shared->tombstones, 1);
+    return -EPIPE;
+}
+
+static inline void commit(cl_queue *queue, cl__slot *slot, cl__word claimed, int64_t size)
+{
+    cl__store_relaxed(&slot->size, (uint32_t)size); /* partner: the load in peek; ordered by the word */
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__FULL, 0), &queue->shared->not_empty);
+}
+
+int64_t cl_queue_try_put(cl_queue *queue, const void *data, int64_t size)
+{
+    cl__slot *slot;
+    cl__word claimed;
+    if (size < 0 || size > queue->plan.slot_size)
+        return -EMSGSIZE;
+    int64_t rc = reserve(queue, &slot, &claimed);
+    if (rc < 0)
+        return rc;
+    if (size)
+        memcpy(slot->data, data, (size_t)size);
+    commit(queue, slot, claimed, size);
+    return 0;
+}
+
+int64_t cl_queue_put_many(cl_queue *queue, const void *data, const int64_t *sizes, int64_t count)
+{
+    const uint8_t *next = data;
+    int64_t done;
+    for (done = 0; done < count; done++) {
+        int64_t rc = cl_queue_try_put(queue, next, sizes[done]);
+        if (rc < 0)
+            return done ? done : rc;
+        next += sizes[done];
+    }
+    return done;
+}
+
+int64_t cl_queue_reserve(cl_queue *queue, cl_queue_claim *claim)
+{
+    cl__slot *slot;
+    int64_t rc = reserve(queue, &slot, &claim->word);
+    if (rc < 0)
+        return rc;
+    claim->data = slot->data;
+    claim->size = queue->plan.slot_size;
+    claim->index = (int64_t)((size_t)((uint8_t *)slot - queue->slots) / queue->stride);
+    return 0;
+}
+
+/* The slot that is claimed, if it is so still; the claim itself is used up. */
+static int64_t end_claim(cl_queue *queue, cl_queue_claim *claim, enum cl__state state, cl__slot **out, cl__word *claimed)
+{
+    int64_t rc = cl__queue_is_joined(queue);
+    if (rc < 0)
+        return rc;
+    *claimed = claim->word;
+    *out = cl__slot_at(queue, (uint64_t)claim->index);
+    if (!claim->data || cl__state_of(claim->word) != state || cl__owner_of(claim->word) != queue->me ||
+        cl__load_relaxed(&(*out)->word) != claim->word) /* partner: none, it is ours alone; a scribbler's is seen here */
+        return -EINVAL;
+    *claim = (cl_queue_claim){0};
+    return 0;
+}
+
+int64_t cl_queue_commit(cl_queue *queue, cl_queue_claim *claim, int64_t size)
+{
+    cl__slot *slot;
+    cl__word claimed;
+    if (size < 0 || size > queue->plan.slot_size)
+        return -EMSGSIZE;
+    int64_t rc = end_claim(queue, claim, CL__WRITING, &slot, &claimed);
+    if (rc >= 0)
+        commit(queue, slot, claimed, size);
+    return rc;
+}
+
+int64_t cl_queue_cancel(cl_queue *queue, cl_queue_claim *claim)
+{
+    cl__slot *slot;
+    cl__word claimed;
+    int64_t rc = end_claim(queue, claim, CL__WRITING, &slot, &claimed);
+    if (rc < 0)
+        return rc;
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__TOMBSTONE, 0), &queue->shared->not_empty);
+    cl__queue_published(queue, &queue->shared->not_full);
+    cl__add_relaxed(&queue->shared->tombstones, 1);
+    return 0;
+}
+
+/* ---- getting --------------------------------------------------------------------------------------------------------- */
+
+static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word)
+{
+    cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, queue->me);
+    CL_FAULT(109);
+    if (!cl__swap_if(&slot->word, word, claimed)) /* partner: publish(), of the producer; other claims */
+        return 0;
+    *word = claimed;
+    return 1;
+}
+
+/* Records whose consumer died lie behind the head. They are looked for when `repairs` says so, by those who would wait. */
+static int64_t claim_orphan(cl_queue *queue, cl__slot **out, cl__word *claimed)
+{
+    CL_FAULT(110);
+    uint32_t repairs = cl__load_acquire(&queue->shared->repairs); /* partner: the release after ORPHANs were made */
+    if (repairs == cl__load_relaxed(&queue->seen_repairs))
+        return 0;
+    for (uint64_t i = 0; i <= queue->mask; i++) {
+        *out = cl__slot_at(queue, i);
+        *claimed = cl__load_acquire(&(*out)->word); /* partner: the CAS that made it an ORPHAN */
+        if (cl__state_of(*claimed) == CL__ORPHAN && claim_slot(queue, *out, claimed))
+            return 1;
+    }
+    cl__store_relaxed(&queue->seen_repairs, repairs); /* those that are made from now on make it another number */
+    return 0;
+}
+
+/* There is nothing at the head, or somebody is in the way. 1: an orphan was claimed; 0: somebody was dead: look again. */
+static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot, cl__word *claimed)
+{
+    int held = cl__state_of(at_head) == CL__WRITING || cl__state_of(at_head) == CL__READING;
+    uint32_t owner = held ? cl__owner_of(at_head) : 0;
+    int64_t rc = claim_orphan(queue, slot, claimed);
+    if (rc > 0)
+        return 1;
+    cl__store_relaxed(&queue->in_the_way, owner);
+    rc = held ? cl__queue_ask_owner(queue, owner) : 0;
+    rc = rc ? rc : cl__queue_ask_all(queue);
+    return rc > 0 ? 0 : rc < 0 ? rc : -EAGAIN;
+}
+
+/* What a slot before its lap can be at the head: with a consumer, or back from one. All positions before a head were claimed. */
+static int may_be_behind(cl__word word)
+{
+    return cl__state_of(word) == CL__READING || cl__state_of(word) == CL__ORPHAN;
+}
+
+/* 0: claimed; 1: look at the same slot again; 2: go on to the next; else -errno. */
+static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *word)
+{
+    cl__queue_memory *shared = queue->shared;
+    int64_t distance = ahead(queue, *word, at->position), rc;
+    unsigned state = cl__state_of(*word);
+    if (state > CL__ORPHAN || (distance < 0 && !may_be_behind(*word)))
+        return cannot_be(queue, *word, at->position);
+    if (distance > 0 || (distance == 0 && state == CL__READING)) /* if its owner is dead: that shows when we would wait */
+        return 2;
+    if (distance == 0 && (state == CL__FULL || state == CL__ORPHAN)) {
+        if (!claim_slot(queue, *slot, word))
+            return 1;
+        CL_FAULT(111);
+        cl__store_release(&shared->head, at->position + 1); /* partner: the acquire in walk_from */
+        return 0;
+    }
+    if (distance == 0 && state == CL__TOMBSTONE) {
+        CL_FAULT(112);
+        if (cl__swap_if(&(*slot)->word, word, cl__word_of(cl__lap_of(*word) + 1, CL__EMPTY, 0))) /* partner: claims */
+            cl__queue_published(queue, &shared->not_full);
+        return 1;
+    }
+    int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->me;
+    rc = look_elsewhere(queue, *word, slot, word);
+    if (rc == 1)
+        return 0; /* the head stays where it is: that one was behind it */
+    return rc == 0 ? 1 : rc == -EAGAIN && is_end ? -ENODATA : rc;
+}
+
+/* Whether another consumer has a record still: if it dies, that will be somebody's to get. */
+static int is_with_another(cl_queue *queue)
+{
+    for (uint64_t i = 0; i <= queue->mask; i++) {
+        CL_FAULT(117);
+        cl__word word = cl__load_acquire(&cl__slot_at(queue, i)->word); /* partner: the claims */
+        if (cl__state_of(word) == CL__ORPHAN || (cl__state_of(word) == CL__READING && cl__owner_of(word) != queue->me)) {
+            cl__store_relaxed(&queue->in_the_way, cl__owner_of(word));
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
+{
+    cl__queue_memory *shared = queue->shared;
+    int64_t rc = cl__queue_is_joined(queue);
+    if (__builtin_expect(rc < 0, 0))
+        return rc;
+    CL_FAULT(113);
+    int is_shut = cl__load_seq_cst(&shared->shut) != 0; /* before any slot; partner: the exchange in cl_queue_shut */
+    walk at = walk_from(&shared->head);
+    for (;;) {
+        *slot = cl__slot_at(queue, at.position);
+        CL_FAULT(114);
+        *word = cl__load_seq_cst(&(*slot)->word); /* partner: publish(), of the producer; and the claims: see reserve() */
+        rc = try_slot(queue, &at, slot, word);
+        if (rc == 0)
+            return 0;
+        if (rc == 2)
+            rc = step(queue, &at, *word);
+        if (__builtin_expect(rc < 0, 0))
+            return rc != -ENODATA ? rc : is_shut && !is_with_another(queue) ? -EPIPE : -EAGAIN;
+    }
+}
+
+static inline int64_t peek(cl_queue *queue, cl__slot **slot, cl__word *claimed, int64_t *size)
+{
+    int64_t rc = claim_to_read(queue, slot, claimed);
+    if (__builtin_expect(rc < 0, 0))
+        return rc;
+    *size = cl__load_relaxed(&(*slot)->size); /* once; partner: the store in commit() */
+    if (__builtin_expect(*size <= queue->plan.slot_size, 1))
+        return 0;
+    rc = cannot_be(queue, *claimed, (uint64_t)((uint8_t *)*slot - queue->slots) / queue->stride);
+    publish(queue, *slot, cl__word_of(cl__lap_of(*claimed) + 1, CL__EMPTY, 0), &queue->shared->not_full);
+    return rc;
+}
+
+static inline void release(cl_queue *queue, cl__slot *slot, cl__word claimed)
+{
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed) + 1, CL__EMPTY, 0), &queue->shared->not_full);
+}
+
+int64_t cl_queue_try_get(cl_queue *queue, void *room, int64_t size)
+{
+    cl__slot *slot;
+    cl__word claimed;
+    int64_t got;
+    if (size < queue->plan.slot_size)
+        return -EMSGSIZE;
+    int64_t rc = peek(queue, &slot, &claimed, &got);
+    if (rc < 0)
+        return rc;
+    memcpy(room, slot->data, (size_t)got);
+    release(queue, slot, claimed);
+    return got;
+}
+
+int64_t cl_queue_get_many(cl_queue *queue, void *room, int64_t size, int64_t *sizes, int64_t most)
+{
+    uint8_t *next = room;
+    int64_t done;
+    for (done = 0; done < most; done++) {
+        int64_t rc = cl_queue_try_get(queue, next, size);
+        if (rc < 0)
+            return done ? done : rc;
+        sizes[done] = rc;
+        next += rc;
+        size -= rc;
+    }
+    return done;
+}
+
+int64_t cl_queue_peek(cl_queue *queue, cl_queue_claim *claim)
+{
+    cl__slot *slot;
+    int64_t rc = peek(queue, &slot, &claim->word, &claim->size);
+    if (rc < 0)
+        return rc;
+    claim->data = slot->data;
+    claim->index = (int64_t)((size_t)((uint8_t *)slot - queue->slots) / queue->stride);
+    return 0;
+}
+
+int64_t cl_queue_release(cl_queue *queue, cl_queue_claim *claim)
+{
+    cl__slot *slot;
+    cl__word claimed;
+    int64_t rc = end_claim(queue, claim, CL__READING, &slot, &claimed);
+    if (rc >= 0)
+        release(queue, slot, claimed);
+    return rc;
+}
+
+int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
+{
+    cl__queue_memory *shared = queue->shared;
+    cl__slot *slot;
+    cl__word claimed;
+    int64_t rc = end_claim(queue, claim, CL__READING, &slot, &claimed);
+    if (rc < 0)
+        return rc;
+    if (queue->plan.flags & CL_QUEUE_AT_MOST_ONCE) {
+        release(queue, slot, claimed);
+        cl__add_relaxed(&shared->lost, 1);
+        return 0;
+    }
+    cl__add_relaxed(&shared->redelivered, 1);
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__ORPHAN, 0), &shared->not_empty);
+    /* If we die here nobody knows of it; but then we are recovered, and that says so. */
+    CL_FAULT(115);
+    cl__add_release(&shared->repairs, 1); /* partner: the acquire in claim_orphan */
+    return 0;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------------- */
+
+int64_t cl_queue_shut(cl_queue *queue)
+{
+    if (queue->read_only)
+        return -EACCES;
+    CL_FAULT(116);
+    cl__exchange_seq_cst(&queue->shared->shut, 1); /* partner: the loads in reserve() and claim_to_read() */
+    cl__queue_published(queue, &queue->shared->not_empty);
+    cl__queue_published(queue, &queue->shared->not_full);
+    return 0;
+}
+
+int64_t cl_queue_note(cl_queue *queue, int32_t what, int64_t count)
+{
+    if (queue->read_only || what < 0 || what > CL_QUEUE_DROPPED_OLD)
+        return -EINVAL;
+    cl__add_relaxed(&queue->shared->notes[what], (uint64_t)count); /* partner: none, they are counts */
+    return 0;
+}
+
+static void count_slots(cl_queue *queue, cl_queue_report *out)
+{
+    int64_t gone = (int64_t)cl__load_relaxed(&queue->shared->tombstones); /* positions that were no records */
+    for (uint64_t i = 0; i <= queue->mask; i++) {
+        cl__word word = cl__load_relaxed(&cl__slot_at(queue, i)->word); /* partner: none: a count */
+        int64_t laps = (int64_t)cl__lap_of(word);
+        unsigned state = cl__state_of(word);
+        int is_in = state == CL__FULL || state == CL__READING || state == CL__ORPHAN;
+        out->enqueued = (int64_t)((uint64_t)out->enqueued + (uint64_t)(laps + is_in));
+        out->dequeued = (int64_t)((uint64_t)out->dequeued + (uint64_t)laps);
+        out->size += is_in;
+        gone -= state == CL__TOMBSTONE;
+    }
+    out->enqueued = (int64_t)((uint64_t)out->enqueued - (uint64_t)gone);
+    out->dequeued = (int64_t)((uint64_t)out->dequeued - (uint64_t)gone - (uint64_t)out->lost);
+}
+
+/* All of them counts that nothing is ordered by: relaxed, without partners. */
+int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
+{
+    cl__queue_memory *shared = queue->shared;
+    *out = (cl_queue_report){
+        .slots = queue->plan.slots,
+        .slot_size = queue->plan.slot_size,
+        .members = queue->plan.members,
+        .flags = queue->plan.flags,
+        .most = (int64_t)cl__load_relaxed(&shared->most),
+        .failed_puts = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_FULL]),
+        .failed_gets = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_EMPTY]),
+        .dropped_new = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_DROPPED_NEW]),
+        .dropped_old = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_DROPPED_OLD]),
+        .recoveries = (int64_t)cl__load_relaxed(&shared->recoveries),
+        .unfinished = (int64_t)cl__load_relaxed(&shared->tombstones),
+        .redelivered = (int64_t)cl__load_relaxed(&shared->redelivered),
+        .lost = (int64_t)cl__load_relaxed(&shared->lost),
+        .last_dead = cl__load_relaxed(&shared->last_dead),
+        .shut = cl__load_relaxed(&shared->shut) != 0,
+        .me = cl__queue_is_joined(queue) == 0 ? queue->me : 0,
+        .blocked_by = cl_queue_blocked_by(queue),
+        .fault_word = cl__load_relaxed(&queue->fault_word),
+        .fault_index = cl__load_relaxed(&queue->fault_index),
+    };
+    for (int32_t i = 1; i <= queue->plan.members; i++)
+        out->joined += cl__load_relaxed(&shared->members[i]) != 0;
+    count_slots(queue, out);
+    return 0;
+}

@@ -1,0 +1,106 @@
+/* What queue.c and queue_members.c share: the memory of a queue, and the word of a slot. */
+#ifndef CORELANE_QUEUE_H
+#define CORELANE_QUEUE_H
+
+#include "atomic.h"
+#include "internal.h"
+
+enum { CL__LINE = 128 }; /* two of 64 bytes: processors fetch them in pairs */
+
+/* lap:48 | state:4 | owner:12. All zeros is EMPTY, of lap 0: so is a segment that was just made. */
+typedef uint64_t cl__word;
+enum cl__state { CL__EMPTY, CL__WRITING, CL__FULL, CL__READING, CL__TOMBSTONE, CL__ORPHAN };
+
+#define CL__LAP_MASK ((1ULL << 48) - 1)
+
+static inline cl__word cl__word_of(uint64_t lap, enum cl__state state, uint32_t owner)
+{
+    return lap << 16 | (uint64_t)state << 12 | owner;
+}
+
+static inline uint64_t cl__lap_of(cl__word word)
+{
+    return word >> 16;
+}
+
+static inline unsigned cl__state_of(cl__word word)
+{
+    return word >> 12 & 15;
+}
+
+static inline uint32_t cl__owner_of(cl__word word)
+{
+    return word & 4095;
+}
+
+typedef struct cl__slot {
+    _Atomic uint64_t word;
+    _Atomic uint32_t size; /* of the record; only its value is atomic: it is the word that orders it */
+    uint32_t unused;
+    uint8_t data[];
+} cl__slot;
+
+/* One behind the other in shared memory. Who writes to one line seldom needs another:
+ *
+ *     rare      whether it is shut, and counters: read at every put, written hardly ever
+ *     tail      written by producers          head         written by consumers
+ *     not_empty, not_full                     the wake-up words of those who wait for a record, and for room
+ *     members   pid of each participant, by index; 0: that index is free, or its owner holds no slot yet
+ *     slots     from the next whole line on, each of whole 64 bytes
+ */
+typedef struct cl__queue_memory {
+    _Alignas(CL__LINE) _Atomic uint32_t shut;
+    _Atomic uint32_t repairs;  /* ORPHANs have been made since you last looked */
+    _Atomic uint64_t most;
+    _Atomic uint64_t notes[4]; /* CL_QUEUE_FULL, ... */
+    _Atomic uint64_t recoveries, tombstones, redelivered, lost;
+    _Atomic int64_t last_dead;
+    _Alignas(CL__LINE) _Atomic uint64_t tail;
+    _Alignas(CL__LINE) _Atomic uint64_t head;
+    _Alignas(CL__LINE) _Atomic uint32_t not_empty;
+    _Alignas(CL__LINE) _Atomic uint32_t not_full;
+    _Alignas(CL__LINE) _Atomic int64_t members[];
+} cl__queue_memory;
+
+/* Nothing of this is in shared memory; the geometry is a checked copy. */
+struct cl_queue {
+    cl_segment *segment;
+    cl__queue_memory *shared;
+    uint8_t *slots;
+    uint64_t mask;       /* slots - 1 */
+    unsigned shift;      /* of a position: the rest is its lap */
+    size_t stride;
+    cl_queue_plan plan;
+    int read_only;
+    uint32_t me;         /* our index, or 0 */
+    uint32_t forks;      /* when we joined */
+    _Atomic uint32_t in_the_way;     /* the owner that the last -EAGAIN was for, or 0 */
+    _Atomic uint32_t seen_repairs;
+    _Atomic uint64_t seen_head;
+    _Atomic int64_t owner_asked_at, all_asked_at, ask_all_every; /* ns */
+    _Atomic uint64_t fault_word;
+    _Atomic int64_t fault_index;
+};
+
+static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
+{
+    return (cl__slot *)(queue->slots + (position & queue->mask) * queue->stride);
+}
+
+/* queue.c */
+void cl__queue_wake(cl_queue *queue, _Atomic uint32_t *wake);
+int64_t cl__queue_is_joined(const cl_queue *queue); /* 0, -ENOTCONN or -ESTALE */
+
+/* Where a wake-up belongs: after a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. */
+static inline void cl__queue_published(cl_queue *queue, _Atomic uint32_t *wake)
+{
+    CL_FAULT(101);
+    if (__builtin_expect(cl__load_relaxed(wake) != 0, 0)) /* partner: the fetch_or of a waiter, before its last look */
+        cl__queue_wake(queue, wake);
+}
+
+/* queue_members.c: 1: somebody was dead, and is recovered. 0: not so, or it was not time to ask. -errno. */
+int64_t cl__queue_ask_owner(cl_queue *queue, uint32_t owner);
+int64_t cl__queue_ask_all(cl_queue *queue);
+
+#endif
