@@ -29,7 +29,7 @@ enum { ASK_SHARE = 16 };
 
 /* ---- the slots of one owner ------------------------------------------------------------------------------------------- */
 
-static void clear_slot(cl_queue *queue, cl__slot *slot, cl__word word)
+static int clear_slot(cl_queue *queue, cl__slot *slot, cl__word word)
 {
     cl__queue_memory *shared = queue->shared;
     uint64_t lap = cl__lap_of(word);
@@ -38,21 +38,24 @@ static void clear_slot(cl_queue *queue, cl__slot *slot, cl__word word)
                     : is_lost  ? cl__word_of(lap + 1, CL__EMPTY, 0)
                                : cl__word_of(lap, CL__ORPHAN, 0);
     CL_FAULT(121);
-    if (cl__swap_if(&slot->word, &word, then)) /* partner: the acquires of all who look at the slot */
-        cl__add_relaxed(is_writing ? &shared->tombstones : is_lost ? &shared->lost : &shared->redelivered, 1);
+    if (!cl__swap_if(&slot->word, &word, then)) /* partner: the acquires of all who look at the slot */
+        return 0;
+    cl__add_relaxed(is_writing ? &shared->tombstones : is_lost ? &shared->lost : &shared->redelivered, 1);
+    return 1;
 }
 
-/* By whoever has the owner's lease: it is dead, or it is us. */
-static void clear_slots(cl_queue *queue, uint32_t owner)
+/* By whoever has the owner's lease: it is dead, or it is us. How many it held. */
+static int clear_slots(cl_queue *queue, uint32_t owner)
 {
     cl__queue_memory *shared = queue->shared;
+    int count = 0;
     for (uint64_t i = 0; i <= queue->mask; i++) {
         cl__slot *slot = cl__slot_at(queue, i);
         CL_FAULT(122);
         cl__word word = cl__load_acquire(&slot->word); /* partner: the owner's CAS, before its death */
         unsigned state = cl__state_of(word);
         if (cl__owner_of(word) == owner && (state == CL__WRITING || state == CL__READING))
-            clear_slot(queue, slot, word);
+            count += clear_slot(queue, slot, word);
     }
     /* After the ORPHANs: a consumer that saw the number and then no ORPHAN would never look again. Before the owner leaves
      * the table: if we die here it is still there, and all this is done again. */
@@ -60,6 +63,7 @@ static void clear_slots(cl_queue *queue, uint32_t owner)
     cl__add_release(&shared->repairs, 1); /* partner: the acquire in claim_orphan */
     cl__queue_published(queue, &shared->not_empty);
     cl__queue_published(queue, &shared->not_full);
+    return count;
 }
 
 static void note_death(cl_queue *queue, int64_t pid)
@@ -136,8 +140,8 @@ static void clear_the_dead(cl_queue *queue, uint32_t index)
 {
     _Atomic int64_t *entry = entry_of(queue, index);
     int64_t pid = entry ? cl__load_acquire(entry) : 0; /* partner: the release in join_as */
-    clear_slots(queue, index);
-    note_death(queue, pid);
+    if (clear_slots(queue, index) || pid) /* neither: somebody has done it since we asked */
+        note_death(queue, pid);
     CL_FAULT(127);
     if (entry)
         cl__store_release(entry, 0); /* partner: the acquire in join_as */

@@ -1,0 +1,79 @@
+"""Models of what processes do with shared memory, checked by Spin in every order of steps there is. Each model must hold,
+and each of its mutations must be found: else the model would prove nothing."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parent / "model"
+FULL = os.environ.get("CORELANE_FULL", "") not in ("", "0")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("spin"), reason="there is no spin here (Debian and Ubuntu: apt install spin)"),
+    pytest.mark.skipif(not shutil.which("gcc"), reason="there is no gcc here, which spin's output is made for"),
+]
+
+# model, what it is checked with
+HOLDS = [
+    ("queue", "CONSUMERS=1 INDEXES=3 KILLS=2"),
+    ("queue", "CONSUMERS=1 INDEXES=3 KILLS=2 AT_MOST_ONCE"),
+    ("queue", "CONSUMERS=1 INDEXES=2 KILLS=2 JOIN_LATE"),
+    ("queue", "CONSUMERS=2 INDEXES=3 KILLS=2 FIRST_PUTS=1 SECOND_PUTS=0"),
+]
+HOLDS_BUT_TAKES_LONG = [
+    ("queue", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
+    ("queue", "CONSUMERS=2 KILLS=2 FIRST_PUTS=1"),
+    ("queue", "CONSUMERS=2 INDEXES=3 KILLS=2 JOIN_LATE FIRST_PUTS=1 SECOND_PUTS=0"),
+]
+MUTATIONS = [
+    ("queue", "IDLE_IGNORES_DEAD", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
+    ("queue", "NO_LEASE", "CONSUMERS=1 INDEXES=2 KILLS=2 JOIN_LATE"),
+    ("queue", "CURSOR_FIRST", "CONSUMERS=1 INDEXES=3 KILLS=1"),
+    ("queue", "NO_LAP", "CONSUMERS=1 INDEXES=3 KILLS=0"),
+    ("queue", "REPAIRS_FIRST", "CONSUMERS=2 INDEXES=3 SLOTS=1 KILLS=1 FIRST_PUTS=2 SECOND_PUTS=0"),
+    ("queue", "JOIN_KEEPS", "CONSUMERS=2 INDEXES=3 KILLS=1 JOIN_LATE FIRST_PUTS=1 SECOND_PUTS=0"),
+    ("queue", "ASK_BY_TIME", "CONSUMERS=1 INDEXES=3 KILLS=0"),
+]
+
+
+def check(model, defines, directory, seconds):
+    """Spin's verdict on a model: what its verifier printed."""
+
+    def run(*argv, timeout=120):
+        done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, check=False, timeout=timeout)
+        assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    run("spin", "-a", *(f"-D{each}" for each in defines.split()), str(MODELS / f"{model}.pml"))
+    # SAFETY: assertions are all it looks for. HC4: states are kept as hashes of 64 bits.
+    run("gcc", "-O1", "-w", "-DSAFETY", "-DHC4", "-DMEMLIM=8000", "-o", "pan", "pan.c")
+    # -E: a process that waits for ever is no error in itself; the models say themselves who may.
+    said = run("./pan", "-E", "-m500000", timeout=seconds)
+    assert "max search depth too small" not in said, said
+    assert "out of memory" not in said, said
+    return said
+
+
+@pytest.mark.parametrize(("model", "defines"), HOLDS)
+def test_a_model_holds(model, defines, tmp_path):
+    said = check(model, defines, tmp_path, 170)
+    assert "errors: 0" in said, said
+
+
+@pytest.mark.skipif(not FULL, reason="takes many minutes: set CORELANE_FULL=1")
+@pytest.mark.parametrize(("model", "defines"), HOLDS_BUT_TAKES_LONG)
+def test_a_large_model_holds(model, defines, tmp_path):
+    said = check(model, defines, tmp_path, 3600)
+    assert "errors: 0" in said, said
+
+
+@pytest.mark.parametrize(("model", "mutation", "defines"), MUTATIONS)
+def test_a_mutation_is_found(model, mutation, defines, tmp_path):
+    said = check(model, f"{defines} {mutation}", tmp_path, 170)
+    assert "errors: 1" in said, said
+    assert "assertion violated" in said, said
+    assert mutation in (MODELS / f"{model}.pml").read_text()
