@@ -24,7 +24,8 @@ typedef struct cl_queue_claim {
     int64_t index;
 } cl_queue_claim;
 
-/* Counted over all who ever used the queue. What changes while it is read makes it a little wrong. */
+/* Counted over all who ever used the queue. What changes while it is read makes it a little wrong, and so does a death
+ * between a recovery's step and its count. */
 typedef struct cl_queue_report {
     int64_t slots, slot_size, members, flags;
     int64_t enqueued, dequeued;
