@@ -11,20 +11,31 @@
 #define cl__exchange_acq_rel(p, v) atomic_exchange_explicit((p), (v), memory_order_acq_rel)
 #define cl__swap_if(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acq_rel, memory_order_acquire)
+/* In one order with all others of these, in all threads and processes. */
+#define cl__load(p) atomic_load_explicit((p), memory_order_seq_cst)
+#define cl__exchange(p, v) atomic_exchange_explicit((p), (v), memory_order_seq_cst)
+#define cl__or(p, v) atomic_fetch_or_explicit((p), (v), memory_order_seq_cst)
+#define cl__add(p, v) atomic_fetch_add_explicit((p), (v), memory_order_seq_cst)
+#define cl__and(p, v) atomic_fetch_and_explicit((p), (v), memory_order_seq_cst)
 
-#define cl__load_seq_cst(p) atomic_load_explicit((p), memory_order_seq_cst)
-#define cl__exchange_seq_cst(p, v) atomic_exchange_explicit((p), (v), memory_order_seq_cst)
-#define cl__swap_if_seq_cst(p, expected, v) \
+#define cl__swap_if_ordered(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, memory_order_acquire)
+/* Counts that nothing is ordered by; and one that says that what came before it is done. */
 #define cl__add_relaxed(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
 #define cl__add_release(p, v) atomic_fetch_add_explicit((p), (v), memory_order_release)
 
-/* Where a test may end the process: before each atomic of what lives in shared memory. In all other builds nothing. */
-#ifdef CL__FAULTS
-void cl__fault_at(int place) __attribute__((weak));
-#define CL_FAULT(place) (cl__fault_at ? cl__fault_at(place) : (void)0)
+/* Between two looks at a word that another processor will write. */
+#if defined(__x86_64__) || defined(__i386__)
+#define cl__relax() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define cl__relax() __asm__ __volatile__("isb" ::: "memory")
 #else
-#define CL_FAULT(place) ((void)0)
+#define cl__relax() __asm__ __volatile__("" ::: "memory")
+#endif
+
+/* Before each atomic of the algorithms in shared memory: a test gives it a meaning, and ends the process there. */
+#ifndef CL_FAULT
+#define CL_FAULT(point) ((void)0)
 #endif
 
 #endif

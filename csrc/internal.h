@@ -321,18 +321,22 @@ void cl__fd_path(int fd, char path[CL__FD_PATH]); /* by which it can be opened a
 int64_t cl__lease_open(int fd);
 int64_t cl__lease_is_held(int fd);
 int64_t cl__lease_take(int fd);            /* alone, through this description. 1, or 0: somebody holds it */
-int64_t cl__lease_open_bare(int fd);       /* a description that holds nothing yet */
-/* The byte of participant `index`, alone: 1, or 0: another description has it. -EACCES: the file may only be read. */
-int64_t cl__lease_join(int lease, int64_t index);
-int64_t cl__lease_part(int lease, int64_t index);
-int64_t cl__lease_is_joined(int fd, int64_t index); /* asked through any description but the participant's own */
+/* The same for a participant, a number from 0. Taken through the description that cl__lease_open gave, asked for through
+ * any other. -EACCES: the file may only be read. */
+int64_t cl__lease_part_is_held(int fd, int part);
+int64_t cl__lease_take_part(int lease, int part);
+void cl__lease_drop_part(int lease, int part);
+int64_t cl__lease_open_bare(int fd); /* a description that holds nothing: for taking a part in somebody's stead */
 
-/* ---- segment.c, for what lives in segments ------------------------------------------------------------------------- */
+/* ---- segment.c, for what is built on it ------------------------------------------------------------------------------ */
 
+int64_t cl__segment_take_part(cl_segment *segment, int part); /* 1, or 0: somebody has it */
+void cl__segment_drop_part(cl_segment *segment, int part);
+int64_t cl__segment_part_is_held(const cl_segment *segment, int part); /* by anybody, also by ourselves */
+/* Never 0, and another one in the child of a fork: the parts that the parent has taken are not the child's. */
+const uint32_t *cl__segment_generation(const cl_segment *segment);
 int cl__segment_fd(const cl_segment *segment);
-int cl__segment_lease(const cl_segment *segment); /* or -1. A forked child's is another, so it has no participant there */
-uint32_t cl__forks(void);                         /* how many forks this process is away from the first */
-/* No fork between these two: a child would have what is open, and its locks with it. Not to be nested. */
+/* No fork between these two: a child would have what is open, and its locks with it. Take no part between them. */
 void cl__segments_hold_still(void);
 void cl__segments_go_on(void);
 

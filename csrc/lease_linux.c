@@ -2,8 +2,8 @@
  * closed, so for a process that has ended, also for a zombie, and whatever its pid is by then. Through its own description
  * a lock is never in the way; so who asks does it through another one.
  *
- * The bytes that are locked lie beyond the end of any file: locks need no bytes. One says that somebody holds the file; of
- * those behind it each is of one participant, who has it alone. */
+ * The bytes that are locked lie beyond the end of any file: locks need no bytes. The first says that somebody holds the
+ * segment; each of the others is one participant's, who alone has it. */
 #include "internal.h"
 
 #include <fcntl.h>
@@ -28,69 +28,71 @@ static int64_t lock(int fd, int command, short kind, int64_t at, short *found)
     return 0;
 }
 
-static int64_t open_anew(int fd, int access)
+int64_t cl__lease_open_bare(int fd)
 {
     char path[CL__FD_PATH];
     cl__fd_path(fd, path);
     int own;
     do
-        own = open(path, access | O_CLOEXEC);
+        own = open(path, O_RDWR | O_CLOEXEC);
     while (own < 0 && errno == EINTR);
-    if (own < 0)
-        return errno == ENOENT ? -ENOTSUP : -errno; /* there is no /proc */
-    return own;
+    return own < 0 ? errno == ENOENT ? -ENOTSUP : -errno : own;
 }
 
 int64_t cl__lease_open(int fd)
 {
-    /* Whoever may only read holds it too; having a byte alone needs a description that could write. */
-    int64_t own = cl__lease_open_bare(fd);
-    if (own == -EACCES || own == -EPERM || own == -EROFS)
-        own = open_anew(fd, O_RDONLY);
+    char path[CL__FD_PATH];
+    cl__fd_path(fd, path);
+    int own;
+    do /* a participant's lock needs a description for writing; who may only read can be none */
+        own = open(path, O_RDWR | O_CLOEXEC);
+    while (own < 0 && errno == EINTR);
+    while (own < 0 && (errno == EACCES || errno == EPERM || errno == EROFS || errno == EINTR))
+        own = open(path, O_RDONLY | O_CLOEXEC);
     if (own < 0)
-        return own;
-    int64_t rc = lock((int)own, SET, F_RDLCK, 0, NULL);
+        return errno == ENOENT ? -ENOTSUP : -errno; /* there is no /proc */
+    int64_t rc = lock(own, SET, F_RDLCK, 0, NULL);
     if (rc < 0) {
-        close((int)own);
+        close(own);
         return rc == -EACCES ? -EAGAIN : rc;
     }
     return own;
 }
 
-int64_t cl__lease_open_bare(int fd)
+static int64_t is_held(int fd, int64_t at)
 {
-    return open_anew(fd, O_RDWR);
+    short found = F_UNLCK;
+    int64_t rc = lock(fd, GET, F_WRLCK, at, &found);
+    return rc < 0 ? rc : found != F_UNLCK;
+}
+
+static int64_t take(int fd, int64_t at)
+{
+    int64_t rc = lock(fd, SET, F_WRLCK, at, NULL);
+    return rc == 0 ? 1 : rc == -EAGAIN || rc == -EACCES ? 0 : rc == -EBADF ? -EACCES : rc;
 }
 
 int64_t cl__lease_is_held(int fd)
 {
-    short found = F_UNLCK;
-    int64_t rc = lock(fd, GET, F_WRLCK, 0, &found);
-    return rc < 0 ? rc : found != F_UNLCK;
+    return is_held(fd, 0);
 }
 
 int64_t cl__lease_take(int fd)
 {
-    int64_t rc = lock(fd, SET, F_WRLCK, 0, NULL);
-    return rc == 0 ? 1 : rc == -EAGAIN || rc == -EACCES ? 0 : rc;
+    return take(fd, 0);
 }
 
-int64_t cl__lease_join(int lease, int64_t index)
+int64_t cl__lease_part_is_held(int fd, int part)
 {
-    int64_t rc = lock(lease, SET, F_WRLCK, 1 + index, NULL);
-    if (rc == -EBADF) /* it can only be read */
-        return -EACCES;
-    return rc == 0 ? 1 : rc == -EAGAIN || rc == -EACCES ? 0 : rc;
+    return is_held(fd, 1 + part);
 }
 
-int64_t cl__lease_part(int lease, int64_t index)
+int64_t cl__lease_take_part(int lease, int part)
 {
-    return lock(lease, SET, F_UNLCK, 1 + index, NULL);
+    return take(lease, 1 + part);
 }
 
-int64_t cl__lease_is_joined(int fd, int64_t index)
+void cl__lease_drop_part(int lease, int part)
 {
-    short found = F_UNLCK;
-    int64_t rc = lock(fd, GET, F_WRLCK, 1 + index, &found);
-    return rc < 0 ? rc : found != F_UNLCK;
+    lock(lease, SET, F_UNLCK, 1 + part, NULL);
 }

@@ -19,26 +19,25 @@ int64_t cl__lease_take(int fd)
     return -ENOTSUP;
 }
 
+int64_t cl__lease_part_is_held(int fd, int part)
+{
+    (void)fd, (void)part;
+    return -ENOTSUP;
+}
+
+int64_t cl__lease_take_part(int lease, int part)
+{
+    (void)lease, (void)part;
+    return -ENOTSUP;
+}
+
+void cl__lease_drop_part(int lease, int part)
+{
+    (void)lease, (void)part;
+}
+
 int64_t cl__lease_open_bare(int fd)
 {
     (void)fd;
-    return -ENOTSUP;
-}
-
-int64_t cl__lease_join(int lease, int64_t index)
-{
-    (void)lease, (void)index;
-    return -ENOTSUP;
-}
-
-int64_t cl__lease_part(int lease, int64_t index)
-{
-    (void)lease, (void)index;
-    return -ENOTSUP;
-}
-
-int64_t cl__lease_is_joined(int fd, int64_t index)
-{
-    (void)fd, (void)index;
     return -ENOTSUP;
 }

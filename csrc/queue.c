@@ -97,6 +97,7 @@ int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
     queue->shift = (unsigned)__builtin_ctzll((uint64_t)plan.slots);
     queue->plan = plan;
     queue->read_only = report.read_only;
+    queue->generation = cl__segment_generation(segment);
     *out = queue;
     return 0;
 }
@@ -111,7 +112,7 @@ void cl_queue_free(cl_queue *queue)
 
 int64_t cl__queue_is_joined(const cl_queue *queue)
 {
-    if (__builtin_expect(queue->me && queue->forks == cl__forks(), 1))
+    if (__builtin_expect(queue->me && queue->joined == *queue->generation, 1))
         return 0;
     return queue->me ? -ESTALE : -ENOTCONN;
 }
@@ -142,7 +143,7 @@ static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atom
     if (queue->plan.flags & CL_QUEUE_PLAIN)
         cl__store_release(&slot->word, word); /* partner: the acquire of whoever looks at the slot */
     else
-        cl__exchange_seq_cst(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
+        cl__exchange(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
     cl__queue_published(queue, wake);
 }
 
@@ -241,7 +242,7 @@ static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed
         if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
             *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->me);
             CL_FAULT(106);
-            if (!cl__swap_if_seq_cst(&slot->word, &word, *claimed)) /* partner: other claims; and see cl_queue_shut */
+            if (!cl__swap_if_ordered(&slot->word, &word, *claimed)) /* partner: other claims; and see cl_queue_shut */
                 continue;
             CL_FAULT(107);
             cl__store_release(&shared->tail, at.position + 1); /* partner: the acquire in walk_from */
@@ -264,7 +265,7 @@ static int64_t reserve(cl_queue *queue, cl__slot **slot, cl__word *claimed)
     if (__builtin_expect(rc < 0, 0))
         return rc;
     CL_FAULT(108);
-    if (__builtin_expect(cl__load_seq_cst(&queue->shared->shut) == 0, 1)) /* partner: the exchange in cl_queue_shut */
+    if (__builtin_expect(cl__load(&queue->shared->shut) == 0, 1)) /* partner: the exchange in cl_queue_shut */
         return 0;
     publish(queue, *slot, cl__word_of(cl__lap_of(*claimed), CL__TOMBSTONE, 0), &queue->shared->not_empty);
     cl__add_relaxed(&queue->shared->tombstones, 1);
@@ -457,12 +458,12 @@ static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
     if (__builtin_expect(rc < 0, 0))
         return rc;
     CL_FAULT(113);
-    int is_shut = cl__load_seq_cst(&shared->shut) != 0; /* before any slot; partner: the exchange in cl_queue_shut */
+    int is_shut = cl__load(&shared->shut) != 0; /* before any slot; partner: the exchange in cl_queue_shut */
     walk at = walk_from(&shared->head);
     for (;;) {
         *slot = cl__slot_at(queue, at.position);
         CL_FAULT(114);
-        *word = cl__load_seq_cst(&(*slot)->word); /* partner: publish(), of the producer; and the claims: see reserve() */
+        *word = cl__load(&(*slot)->word); /* partner: publish(), of the producer; and the claims: see reserve() */
         rc = try_slot(queue, &at, slot, word);
         if (rc == 0)
             return 0;
@@ -570,7 +571,7 @@ int64_t cl_queue_shut(cl_queue *queue)
     if (queue->read_only)
         return -EACCES;
     CL_FAULT(116);
-    cl__exchange_seq_cst(&queue->shared->shut, 1); /* partner: the loads in reserve() and claim_to_read() */
+    cl__exchange(&queue->shared->shut, 1); /* partner: the loads in reserve() and claim_to_read() */
     cl__queue_published(queue, &queue->shared->not_empty);
     cl__queue_published(queue, &queue->shared->not_full);
     return 0;

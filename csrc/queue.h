@@ -73,7 +73,8 @@ struct cl_queue {
     cl_queue_plan plan;
     int read_only;
     uint32_t me;         /* our index, or 0 */
-    uint32_t forks;      /* when we joined */
+    const uint32_t *generation; /* of the segment's lease: the child of a fork has another */
+    uint32_t joined;     /* in which one that was */
     _Atomic uint32_t in_the_way;     /* the owner that the last -EAGAIN was for, or 0 */
     _Atomic uint32_t seen_repairs;
     _Atomic uint64_t seen_head;

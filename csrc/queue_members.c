@@ -75,10 +75,10 @@ static void note_death(cl_queue *queue, int64_t pid)
 /* ---- joining and leaving ----------------------------------------------------------------------------------------------- */
 
 /* 1: we are that one now. */
-static int64_t join_as(cl_queue *queue, int lease, int32_t index)
+static int64_t join_as(cl_queue *queue, int32_t index)
 {
     cl__queue_memory *shared = queue->shared;
-    int64_t rc = cl__lease_join(lease, index);
+    int64_t rc = cl__segment_take_part(queue->segment, index);
     if (rc != 1)
         return rc;
     CL_FAULT(124);
@@ -90,25 +90,22 @@ static int64_t join_as(cl_queue *queue, int lease, int32_t index)
     CL_FAULT(125);
     cl__store_release(&shared->members[index], cl__sys_getpid()); /* partner: the acquires of those who ask all */
     queue->me = (uint32_t)index;
-    queue->forks = cl__forks();
+    queue->joined = *queue->generation;
     return 1;
 }
 
 int64_t cl_queue_join(cl_queue *queue)
 {
-    int lease = cl__segment_lease(queue->segment);
     if (cl__queue_is_joined(queue) == 0)
         return queue->me;
     if (queue->read_only)
         return -EACCES;
-    if (lease < 0)
-        return -ENOTSUP;
     /* First those that nobody is, then those that somebody was. */
     for (int dead = 0; dead < 2; dead++) {
         for (int32_t index = 1; index <= queue->plan.members; index++) {
             if ((cl__load_relaxed(&queue->shared->members[index]) != 0) != dead) /* partner: none, the lease decides */
                 continue;
-            int64_t rc = join_as(queue, lease, index);
+            int64_t rc = join_as(queue, index);
             if (rc != 0)
                 return rc < 0 ? rc : queue->me;
         }
@@ -122,8 +119,7 @@ void cl_queue_leave(cl_queue *queue)
         clear_slots(queue, queue->me);
         CL_FAULT(126);
         cl__store_release(&queue->shared->members[queue->me], 0); /* partner: the acquire in join_as */
-        if (cl__segment_lease(queue->segment) >= 0)
-            cl__lease_part(cl__segment_lease(queue->segment), queue->me);
+        cl__segment_drop_part(queue->segment, (int)queue->me);
     }
     queue->me = 0;
 }
@@ -153,10 +149,10 @@ static int64_t recover(cl_queue *queue, uint32_t index)
     cl__segments_hold_still();
     int64_t own = cl__lease_open_bare(cl__segment_fd(queue->segment)), rc = own;
     if (own >= 0) {
-        rc = cl__lease_join((int)own, index);
+        rc = cl__lease_take_part((int)own, (int)index);
         if (rc == 1) {
             clear_the_dead(queue, index);
-            cl__lease_part((int)own, index);
+            cl__lease_drop_part((int)own, (int)index);
         }
         close((int)own);
     }
@@ -169,7 +165,7 @@ static int64_t ask(cl_queue *queue, uint32_t index)
 {
     if (index == queue->me)
         return 0;
-    int64_t held = cl__lease_is_joined(cl__segment_fd(queue->segment), index);
+    int64_t held = cl__segment_part_is_held(queue->segment, (int)index);
     return held ? held < 0 ? held : 0 : recover(queue, index);
 }
 

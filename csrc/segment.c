@@ -41,6 +41,7 @@ struct cl_segment {
     uint8_t *base;
     size_t mapped;
     int fd, lease;
+    uint32_t generation;
     int64_t reserved; /* bytes, while it is made */
     cl_segment_report report;
     struct cl_segment *next, *previous; /* of those with a lease */
@@ -51,7 +52,6 @@ struct cl_segment {
 static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t held_once = PTHREAD_ONCE_INIT;
 static cl_segment *held;
-static _Atomic uint32_t forks; /* stored by the only thread that the child of a fork has */
 
 static void lock_held(void)
 {
@@ -69,8 +69,8 @@ static void hold_anew(void)
     for (cl_segment *each = held; each; each = each->next) {
         close(each->lease);
         each->lease = (int)cl__lease_open(each->fd);
+        each->generation++;
     }
-    cl__store_relaxed(&forks, cl__load_relaxed(&forks) + 1);
     unlock_held();
 }
 
@@ -114,6 +114,49 @@ static void give_up_lease(cl_segment *segment)
     unlock_held();
 }
 
+/* ---- participants ----------------------------------------------------------------------------------------------- */
+
+int64_t cl__segment_take_part(cl_segment *segment, int part)
+{
+    lock_held();
+    int64_t rc = segment->lease < 0 ? -EBADF : cl__lease_take_part(segment->lease, part);
+    unlock_held();
+    return rc;
+}
+
+void cl__segment_drop_part(cl_segment *segment, int part)
+{
+    lock_held();
+    if (segment->lease >= 0)
+        cl__lease_drop_part(segment->lease, part);
+    unlock_held();
+}
+
+int64_t cl__segment_part_is_held(const cl_segment *segment, int part)
+{
+    return cl__lease_part_is_held(segment->fd, part);
+}
+
+const uint32_t *cl__segment_generation(const cl_segment *segment)
+{
+    return &segment->generation;
+}
+
+int cl__segment_fd(const cl_segment *segment)
+{
+    return segment->fd;
+}
+
+void cl__segments_hold_still(void)
+{
+    lock_held();
+}
+
+void cl__segments_go_on(void)
+{
+    unlock_held();
+}
+
 /* ---- the object --------------------------------------------------------------------------------------------------- */
 
 int64_t cl_segment_new(cl_segment **out)
@@ -122,6 +165,7 @@ int64_t cl_segment_new(cl_segment **out)
     if (!segment)
         return -ENOMEM;
     segment->fd = segment->lease = -1;
+    segment->generation = 1;
     segment->report.fd = -1;
     *out = segment;
     return 0;
@@ -151,31 +195,6 @@ void cl_segment_free(cl_segment *segment)
         return;
     undo(segment);
     free(segment);
-}
-
-int cl__segment_fd(const cl_segment *segment)
-{
-    return segment->fd;
-}
-
-int cl__segment_lease(const cl_segment *segment)
-{
-    return segment->lease;
-}
-
-uint32_t cl__forks(void)
-{
-    return cl__load_relaxed(&forks);
-}
-
-void cl__segments_hold_still(void)
-{
-    lock_held();
-}
-
-void cl__segments_go_on(void)
-{
-    unlock_held();
 }
 
 int64_t cl_segment_report_of(const cl_segment *segment, cl_segment_report *out)

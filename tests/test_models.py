@@ -1,5 +1,5 @@
-"""Models of what processes do with shared memory, checked by Spin in every order of steps there is. Each model must hold,
-and each of its mutations must be found: else the model would prove nothing."""
+"""Models of what processes do with shared memory, checked by Spin in every order of steps there is. Each model must
+hold, and each of its mutations must be found: else the model would prove nothing."""
 
 import os
 import shutil

@@ -5,6 +5,7 @@ enum cl_segment_kind {
     CL_SEGMENT_ANY = 0, /* for attaching: whatever it is */
     CL_SEGMENT_BYTES = 1,
     CL_SEGMENT_ARRAY = 2,
+    CL_SEGMENT_RING = 3,
     CL_SEGMENT_QUEUE = 4
 };
 

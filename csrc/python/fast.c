@@ -8,6 +8,7 @@
 #include <Python.h>
 
 #include "../corelane.h"
+#include "fast.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -99,6 +100,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, cl__fast_add_queue},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

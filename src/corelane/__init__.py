@@ -14,6 +14,7 @@ from corelane import cpu, shm
 from corelane.errors import (
     CallFailed,
     CgroupUnavailable,
+    Closed,
     CorelaneError,
     Corrupted,
     CpuError,
@@ -22,10 +23,14 @@ from corelane.errors import (
     NotOwner,
     NotSupported,
     OutputLimitExceeded,
+    PeerDied,
     ProcessError,
     ProcessTimeout,
+    QueueEmpty,
+    QueueFull,
     ResourceExhausted,
     ShmError,
+    SideTaken,
     Signaled,
     SpawnFailed,
     StatusUnknown,
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from corelane.process.sequence import Sequence, SequenceResult
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
+    from corelane.shm.queue import Queue
 
 __version__ = "0.1.0"
 
@@ -71,6 +77,7 @@ _LATER = {
     "Pipeline": "corelane.process.pipeline",
     "PipelineProcess": "corelane.process.piped",
     "PipelineResult": "corelane.process.stages",
+    "Queue": "corelane.shm.queue",
     "Runnable": "corelane.process.command",
     "Sequence": "corelane.process.sequence",
     "SequenceResult": "corelane.process.sequence",
@@ -104,6 +111,7 @@ __all__ = [
     "AsyncResults",
     "CallFailed",
     "CgroupUnavailable",
+    "Closed",
     "Command",
     "CorelaneError",
     "Corrupted",
@@ -116,12 +124,16 @@ __all__ = [
     "NotSupported",
     "Options",
     "OutputLimitExceeded",
+    "PeerDied",
     "Pipeline",
     "PipelineProcess",
     "PipelineResult",
     "Process",
     "ProcessError",
     "ProcessTimeout",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
     "ResourceExhausted",
     "Result",
     "Retry",
@@ -129,6 +141,7 @@ __all__ = [
     "Sequence",
     "SequenceResult",
     "ShmError",
+    "SideTaken",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",

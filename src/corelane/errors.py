@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallFailed",
     "CgroupUnavailable",
+    "Closed",
     "CorelaneError",
     "Corrupted",
     "CpuError",
@@ -28,10 +29,14 @@ __all__ = [
     "NotOwner",
     "NotSupported",
     "OutputLimitExceeded",
+    "PeerDied",
     "ProcessError",
     "ProcessTimeout",
+    "QueueEmpty",
+    "QueueFull",
     "ResourceExhausted",
     "ShmError",
+    "SideTaken",
     "Signaled",
     "SpawnFailed",
     "StatusUnknown",
@@ -102,6 +107,48 @@ class ShmError(CorelaneError):
 
 class Corrupted(ShmError):
     """Shared memory does not hold what it must: it is foreign, truncated, of another version, or was overwritten."""
+
+
+class QueueFull(ShmError):
+    """There was no room in time. `done` is how many of several records were put."""
+
+    def __init__(self, message: str, done: int = 0) -> None:
+        super().__init__(message, done)
+        self.done = done
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class QueueEmpty(ShmError):
+    """There was nothing in time."""
+
+
+class Closed(ShmError):
+    """The other side has closed: all that it put was got, or nobody will get what is put."""
+
+
+class PeerDied(ShmError):
+    """The process of the other side has died without closing. `pid` is its number, in its own pid namespace."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SideTaken(ShmError):
+    """Another handle, which lives, is what this one would have to be: the producer, the consumer. `pid` is its
+    process."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ShmFailed(ShmError, OSError):

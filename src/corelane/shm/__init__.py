@@ -1,4 +1,4 @@
-"""Shared memory: segments, and numpy arrays in them.
+"""Shared memory: segments, numpy arrays in them, queues.
 
     from corelane import shm
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.queue import Queue, QueueStats
     from corelane.shm.segment import Handle, Segment
 
 # To which module each name belongs.
 _LATER = {
     "Handle": "segment",
+    "Queue": "queue",
+    "QueueStats": "queue",
     "Segment": "segment",
     "SharedArray": "arrays",
     "array": "arrays",
@@ -42,4 +45,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-__all__ = ["Handle", "Segment", "SharedArray", "array", "attach_array"]
+__all__ = ["Handle", "Queue", "QueueStats", "Segment", "SharedArray", "array", "attach_array"]

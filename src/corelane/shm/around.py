@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "clean", "entry_of", "list_segments"]
 
-_KIND = {lib.CL_SEGMENT_BYTES: "bytes", lib.CL_SEGMENT_ARRAY: "array"}
+_KIND = {lib.CL_SEGMENT_BYTES: "bytes", lib.CL_SEGMENT_ARRAY: "array", lib.CL_SEGMENT_QUEUE: "queue"}
 
 
 class Entry:

@@ -1,0 +1,10 @@
+/* The parts of the module corelane._fast. */
+#ifndef CORELANE_FAST_H
+#define CORELANE_FAST_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+int cl__fast_add_queue(PyObject *module); /* fast_queue.c: 0, or -1 and an exception */
+
+#endif

@@ -1,0 +1,266 @@
+/* What of a queue never blocks, holding the GIL: what corelane.shm.Queue inherits from.
+ *
+ * A call that cannot be done at once (full, empty, closed, an error) is left to a method of the Python class, `_put_later` or
+ * `_get_later`, which waits, drops or raises. So what is fast is here, and what is said is there.
+ *
+ * The core's calls are for any thread. What must not happen beside them, leaving the queue, is kept away by the GIL, as each
+ * call here holds it from begin to end; and on a free-threaded Python by a lock, which has no second user elsewhere. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "../corelane.h"
+#include "fast.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+typedef struct queue_object {
+    PyObject_HEAD
+    cl_queue *queue; /* the Python object owns it, and frees it after this */
+} queue_object;
+
+#ifdef Py_GIL_DISABLED
+static pthread_rwlock_t leaving = PTHREAD_RWLOCK_INITIALIZER;
+#define BEGIN() pthread_rwlock_rdlock(&leaving)
+#define BEGIN_ALONE() pthread_rwlock_wrlock(&leaving)
+#define END() pthread_rwlock_unlock(&leaving)
+#else
+#define BEGIN() ((void)0)
+#define BEGIN_ALONE() ((void)0)
+#define END() ((void)0)
+#endif
+
+static cl_queue *queue_of(PyObject *object)
+{
+    cl_queue *queue = ((queue_object *)object)->queue;
+    if (!queue)
+        PyErr_SetString(PyExc_ValueError, "this queue was never opened");
+    return queue;
+}
+
+/* ---- arguments -------------------------------------------------------------------------------------------------------- */
+
+/* The timeout of put(data, timeout=None) and get(timeout=None), a borrowed reference, as the argument after `fixed` others. */
+static int parse_timeout(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                         Py_ssize_t fixed, PyObject **timeout)
+{
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    *timeout = Py_None;
+    if (count < fixed || count + named > fixed + 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments and a timeout, not %zd", name, fixed, count + named);
+        return -1;
+    }
+    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", name, PyTuple_GetItem(names, 0));
+        return -1;
+    }
+    if (count + named == fixed)
+        return 0;
+    *timeout = args[fixed];
+    if (*timeout == Py_None)
+        return 0;
+    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", *timeout); /* also if there will be nothing to wait for */
+    Py_XDECREF(checked);
+    return checked ? 0 : -1;
+}
+
+/* -1: an exception; else 0 and the core's answer. */
+static int put_object(cl_queue *queue, PyObject *data, int64_t *rc)
+{
+    Py_buffer view;
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_Check(data)) {
+        PyBytes_AsStringAndSize(data, &bytes, &size);
+        BEGIN();
+        *rc = cl_queue_try_put(queue, bytes, size);
+        END();
+        return 0;
+    }
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return -1;
+    BEGIN();
+    *rc = cl_queue_try_put(queue, view.buf, view.len);
+    END();
+    PyBuffer_Release(&view);
+    return 0;
+}
+
+/* NULL: an exception, or the core's answer in *rc. */
+static PyObject *get_object(cl_queue *queue, int64_t *rc)
+{
+    cl_queue_claim claim;
+    BEGIN();
+    *rc = cl_queue_peek(queue, &claim);
+    PyObject *bytes = NULL;
+    if (*rc >= 0) {
+        bytes = PyBytes_FromStringAndSize((const char *)claim.data, (Py_ssize_t)claim.size);
+        if (bytes)
+            cl_queue_release(queue, &claim);
+        else
+            cl_queue_give_back(queue, &claim); /* there is no memory for it: it is for somebody else */
+    }
+    END();
+    return bytes;
+}
+
+static PyObject *later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
+}
+
+/* ---- the calls ---------------------------------------------------------------------------------------------------------- */
+
+static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *timeout = Py_None;
+    cl_queue *queue = queue_of(self);
+    int64_t rc;
+    if (!queue || ((count != 1 || names) && parse_timeout(self, "put", args, count, names, 1, &timeout) < 0) ||
+        put_object(queue, args[0], &rc) < 0)
+        return NULL;
+    if (rc == 0)
+        Py_RETURN_NONE;
+    return later(self, "_put_later", rc, args[0], timeout);
+}
+
+static PyObject *put_nowait(PyObject *self, PyObject *data)
+{
+    cl_queue *queue = queue_of(self);
+    int64_t rc;
+    if (!queue || put_object(queue, data, &rc) < 0)
+        return NULL;
+    if (rc == 0)
+        Py_RETURN_NONE;
+    return later(self, "_put_later", rc, data, Py_False);
+}
+
+static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *timeout = Py_None;
+    cl_queue *queue = queue_of(self);
+    int64_t rc;
+    if (!queue || ((count || names) && parse_timeout(self, "get", args, count, names, 0, &timeout) < 0))
+        return NULL;
+    PyObject *bytes = get_object(queue, &rc);
+    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, timeout, Py_None);
+}
+
+static PyObject *get_nowait(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    cl_queue *queue = queue_of(self);
+    int64_t rc;
+    PyObject *bytes = queue ? get_object(queue, &rc) : NULL;
+    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, Py_False, Py_None);
+}
+
+/* _put_some(items, first) -> how many of a list's items from `first` on, at least 1, or the core's answer. */
+static PyObject *put_some(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    cl_queue *queue = queue_of(self);
+    if (!queue)
+        return NULL;
+    if (count != 2 || !PyList_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "_put_some() takes a list and an index");
+    Py_ssize_t first = PyLong_AsSsize_t(args[1]), i = first;
+    if (first < 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_IndexError, "_put_some() takes an index from 0");
+    int64_t rc = 0;
+    for (; rc == 0 && i < PyList_Size(args[0]); i += rc == 0) {
+        PyObject *item = PyList_GetItem(args[0], i); /* borrowed, and its buffer may run code that takes it out */
+        Py_INCREF(item);
+        int failed = put_object(queue, item, &rc) < 0;
+        Py_DECREF(item);
+        if (failed && i > first)
+            PyErr_Clear(); /* it comes up again, as the first of the next call */
+        if (failed)
+            break;
+    }
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(i > first ? i - first : rc);
+}
+
+/* _get_some(most) -> a list of at least one, or the core's answer. */
+static PyObject *get_some(PyObject *self, PyObject *argument)
+{
+    cl_queue *queue = queue_of(self);
+    Py_ssize_t most = PyLong_AsSsize_t(argument);
+    PyObject *list = queue && !PyErr_Occurred() ? PyList_New(0) : NULL;
+    int64_t rc = 0;
+    if (!list)
+        return NULL;
+    while (PyList_Size(list) < most) {
+        PyObject *bytes = get_object(queue, &rc);
+        int failed = !bytes || PyList_Append(list, bytes) < 0;
+        Py_XDECREF(bytes);
+        if (failed)
+            break;
+    }
+    if (PyList_Size(list) > 0) {
+        PyErr_Clear(); /* what was got is not thrown away; it comes up again */
+        return list;
+    }
+    Py_DECREF(list);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(rc);
+}
+
+/* _leave() -> None. */
+static PyObject *leave(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    cl_queue *queue = queue_of(self);
+    if (!queue)
+        return NULL;
+    BEGIN_ALONE();
+    cl_queue_leave(queue);
+    END();
+    Py_RETURN_NONE;
+}
+
+static PyObject *bind(PyObject *self, PyObject *address)
+{
+    ((queue_object *)self)->queue = PyLong_AsVoidPtr(address);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+#define CALL(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef methods[] = {
+    {"put", CALL(put), METH_FASTCALL | METH_KEYWORDS,
+     "put(data, timeout=None)\n\nPut one record, bytes or any buffer of them. What a full queue means is its policy: \"block\" "
+     "waits, for `timeout`\nseconds at most.\n\nRaises:\n    QueueFull: the time is over, or at once with \"fail\". "
+     "Closed: somebody has shut the queue. ValueError: it is larger than\n        a slot."},
+    {"put_nowait", put_nowait, METH_O, "put_nowait(data)\n\nAs put, but never waits: with \"block\", QueueFull at once."},
+    {"get", CALL(get), METH_FASTCALL | METH_KEYWORDS,
+     "get(timeout=None)\n\nThe next record, as bytes; wait until there is one, for `timeout` seconds at most.\n\n"
+     "Raises:\n    QueueEmpty: the time is over. Closed: the queue is shut, and all was got."},
+    {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
+    {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
+    {"_get_some", get_some, METH_O, NULL},
+    {"_leave", leave, METH_NOARGS, NULL},
+    {"_bind", bind, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_methods, methods},
+    {Py_tp_doc, (void *)"The calls of a queue that do not wait."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "corelane._fast.QueueCalls",
+    .basicsize = sizeof(queue_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int cl__fast_add_queue(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    int rc = type ? PyModule_AddObjectRef(module, "QueueCalls", type) : -1;
+    Py_XDECREF(type);
+    return rc;
+}

@@ -1,0 +1,631 @@
+"""Queues: records of many producers to many consumers, which nobody's death can stop.
+
+A Queue owns its Segment, and the place of one participant in it: a lease that ends with the process, however it ends.
+What never waits is C that keeps the GIL (csrc/python/fast_queue.c). Any thread of a process may use its Queue.
+
+A forked child has the object and no place: it is refused until it calls `register`. Deliberately not here: PeerDied. A
+death is nobody's error in a queue: what the dead one held is recovered, and `stats` tells of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import functools
+import os
+import sys
+import time
+import weakref
+from dataclasses import dataclass
+
+from corelane._ffi import fast, ffi, lib
+from corelane._values import integer, seconds
+from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, shm_failed
+from corelane.shm.segment import Handle, Segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Self
+
+    from corelane.shm.segment import HasFileno
+
+__all__ = ["Peeked", "Queue", "QueueStats", "Reserved"]
+
+_POLICIES = ("block", "fail", "drop-new", "drop-old")
+_DELIVERIES = {"at-least-once": 0, "at-most-once": lib.CL_QUEUE_AT_MOST_ONCE}
+_STATES = ("EMPTY", "WRITING", "FULL", "READING", "TOMBSTONE", "ORPHAN")
+_AGAIN, _CLOSED, _TOO_LARGE = -errno.EAGAIN, -errno.EPIPE, -errno.EMSGSIZE
+_FIRST_NAP, _LONGEST_NAP = 0.00005, 0.001  # seconds
+_DROP_PATIENCE = 0.01  # seconds that a put which drops waits for one who is just working on the slot in its way
+
+if TYPE_CHECKING:
+
+    class _Calls:  # these are C: csrc/python/fast_queue.c
+        def put(self, data: Any, timeout: float | None = None) -> None: ...
+        def put_nowait(self, data: Any) -> None: ...
+        def get(self, timeout: float | None = None) -> bytes: ...
+        def get_nowait(self) -> bytes: ...
+        def _put_some(self, items: list[Any], first: int) -> int: ...
+        def _get_some(self, most: int) -> list[bytes] | int: ...
+        def _leave(self) -> None: ...
+        def _bind(self, address: int) -> None: ...
+
+else:
+    _Calls = fast.QueueCalls
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Counted since the queue was made, over all who used it.
+
+    `size` is what is in it now, with what a consumer has peeked at; `most` the largest size. `failed_puts` and
+    `failed_gets` raised QueueFull and QueueEmpty. `recoveries` counts participants found dead, `last_dead` is the pid
+    of the last one; `unfinished` are records that were never whole (their producers died or let go of them),
+    `redelivered` those whose consumer died or gave them back; with at-most-once delivery these are `lost` instead.
+    `members` is how many participate now.
+    """
+
+    slots: int
+    slot_size: int
+    size: int
+    most: int
+    enqueued: int
+    dequeued: int
+    failed_puts: int
+    failed_gets: int
+    dropped_new: int
+    dropped_old: int
+    recoveries: int
+    unfinished: int
+    redelivered: int
+    lost: int
+    last_dead: int | None
+    members: int
+    shut: bool
+
+
+class Queue(_Calls):
+    """A queue, made by `create` or `attach`. Each handle is a participant that may put and get.
+
+    A context manager: leaving the block closes the handle. An iterator over its records, until it is shut and empty.
+    """
+
+    __slots__ = ("__weakref__", "_core", "_policy", "_segment")
+
+    _core: Any
+    _segment: Segment
+    _policy: str
+
+    # ---- making and attaching ----
+
+    @classmethod
+    def create(
+        cls,
+        slots: int,
+        slot_size: int,
+        name: str | None = None,
+        *,
+        members: int = 255,
+        delivery: str = "at-least-once",
+        policy: str = "block",
+        **options: Any,
+    ) -> Self:
+        """Make one, empty.
+
+        Args:
+            slots: how many records it holds; rounded up to a power of two.
+            slot_size: bytes that a record may have.
+            name: what another program attaches it by. None: it has none, and is passed on.
+            members: how many handles there may be at once, 1 to 4095.
+            delivery: what becomes of a record whose consumer dies between taking it and being done with it:
+                "at-least-once": another one gets it (perhaps a second time), "at-most-once": it is lost.
+            policy: of this handle: what putting into a full queue means: "block", "fail", "drop-new", "drop-old". What
+                is dropped is counted.
+            options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
+
+        Raises:
+            ShmFailed: the system refused: the name is taken, no room, no permission. ValueError, TypeError.
+        """
+        plan, whole = ffi.new("cl_queue_plan *"), ffi.new("cl_segment_plan *")
+        plan.slots = integer(1, lib.CL_QUEUE_SLOTS)("slots", slots)
+        plan.slot_size = integer(1, 2**30)("slot_size", slot_size)
+        plan.members = integer(1, lib.CL_QUEUE_MEMBERS)("members", members)
+        if delivery not in _DELIVERIES:
+            raise ValueError(f"delivery must be one of {', '.join(_DELIVERIES)}, not {delivery!r}")
+        plan.flags = _DELIVERIES[delivery]
+        _check_policy(policy)
+        if lib.cl_queue_describe(plan, whole) < 0:
+            raise ValueError(f"{slots} slots of {slot_size} bytes are more than any machine has")
+        segment = Segment()
+        about = bytes(ffi.buffer(plan))
+        segment._create(whole.size, name, lib.CL_SEGMENT_QUEUE, about=about, layout=whole.layout, **options)
+        return cls._of(segment, policy)
+
+    @classmethod
+    def attach(
+        cls, target: str | int | HasFileno | Handle | Queue, *, policy: str = "block", readonly: bool = False
+    ) -> Self:
+        """Attach one that there is already.
+
+        Args:
+            target: its name, its `handle`, a descriptor of it that was passed here, or a Queue of it.
+            policy: as in `create`, of this handle.
+            readonly: it can only be looked at: `stats()`.
+
+        Raises:
+            ShmFailed: there is none of that name, no permission. ShmError: it has `members` participants already.
+            Corrupted: it is no queue, or what it says of itself is not so. ValueError, TypeError.
+        """
+        _check_policy(policy)
+        segment = Segment()
+        segment._attach(target.segment if isinstance(target, Queue) else target, lib.CL_SEGMENT_QUEUE, readonly)
+        return cls._of(segment, policy)
+
+    @classmethod
+    def _of(cls, segment: Segment, policy: str) -> Self:
+        out = ffi.new("cl_queue **")
+        rc = lib.cl_queue_open(out, segment._core)
+        if rc < 0:
+            what = repr(segment)
+            segment.close()
+            if rc == -errno.EBADMSG:
+                raise Corrupted(f"{what} does not say what queue it is, or is one of another version of corelane")
+            raise MemoryError(f"no memory for the queue in {what}")
+        queue = cls()
+        queue._segment, queue._policy = segment, policy
+        queue._core = ffi.gc(out[0], functools.partial(_free, segment._core))
+        queue._bind(int(ffi.cast("uintptr_t", out[0])))
+        if not segment.readonly:
+            try:
+                queue.register()
+            except BaseException:
+                queue.close()
+                raise
+        return queue
+
+    def register(self) -> None:
+        """Become a participant: what a forked child does with the queue of its parent before it uses it.
+
+        Raises:
+            ShmError: there are `members` participants already, and all of them live.
+        """
+        self._check_open()
+        rc = lib.cl_queue_join(self._core)
+        if rc == -errno.EUSERS:
+            most = int(self._report().members)
+            raise ShmError(f"{self!r} has {most} participants, all alive: create it with more members, or close some")
+        if rc == -errno.ENOTSUP:
+            raise NotSupported(f"{self!r}: this platform has no leases, which say who is alive")
+        if rc < 0:
+            raise self._failed(rc)
+        _open.add(self)
+        _close_with_the_process()
+
+    # ---- what it is ----
+
+    @property
+    def name(self) -> str | None:
+        return self._segment.name
+
+    @property
+    def slots(self) -> int:
+        """How many records it holds."""
+        return int(self._report().slots)
+
+    @property
+    def slot_size(self) -> int:
+        """Bytes that a record may have."""
+        return int(self._report().slot_size)
+
+    @property
+    def policy(self) -> str:
+        """What putting into a full queue means."""
+        return self._policy
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return self._segment.closed
+
+    @property
+    def handle(self) -> Handle:
+        """What another process attaches it by; picklable, as the queue itself is."""
+        return self._segment.handle
+
+    @property
+    def segment(self) -> Segment:
+        """What it is in: to be passed on as a descriptor, `Command(fds={3: queue.segment})`, and attached there."""
+        return self._segment
+
+    def stats(self) -> QueueStats:
+        """What has gone through it; looks at every slot. Any handle may ask, also a read-only one."""
+        self._check_open()
+        out = self._report()
+        counts: dict[str, Any] = {name: int(getattr(out, name, 0)) for name in QueueStats.__slots__}
+        counts.update(members=int(out.joined), shut=bool(out.shut), last_dead=int(out.last_dead) or None)
+        return QueueStats(**counts)
+
+    @property
+    def blocked_by(self) -> int | None:
+        """After a QueueFull or QueueEmpty: the pid of the live participant in whose slot the others are held up, as it
+        is at work or stopped (SIGSTOP, a debugger); -1 if that did not say its pid. None: it was simply full or
+        empty."""
+        return int(lib.cl_queue_blocked_by(self._core)) or None
+
+    def recover(self) -> int:
+        """Look now which participants have died, and recover what they held. Whoever waits does it by itself.
+
+        Returns:
+            How many.
+        """
+        self._check_open()
+        rc = lib.cl_queue_recover(self._core)
+        if rc < 0:
+            raise self._failed(rc)
+        return int(rc)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attached, (type(self), self.handle, self._policy)
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name is not None else ""
+        out = self._report()
+        return f"<Queue{name} of {out.slots} slots of {out.slot_size} bytes{', closed' if self.closed else ''}>"
+
+    def _report(self) -> Any:
+        out = ffi.new("cl_queue_report *")
+        lib.cl_queue_report_of(self._core, out)
+        return out
+
+    def _check_open(self) -> None:
+        if self._segment.closed:
+            raise ValueError(f"{self!r} cannot be used any more")
+
+    # ---- waiting ----
+
+    def _seconds(self, timeout: Any) -> float:
+        return seconds("timeout", timeout)
+
+    def _deadline(self, timeout: Any) -> float | None:
+        """Of time.monotonic; None: none. False stands for now."""
+        if timeout is None:
+            return None
+        return 0.0 if timeout is False else time.monotonic() + seconds("timeout", timeout)
+
+    def _naps(self, deadline: float | None) -> Iterator[None]:
+        """Between two tries; ends when the time is over.
+
+        This is the one place that polls: it stands for waiting in the core on the wake-up words. A dead one's slot is
+        recovered by the try after the first nap that brings it past csrc/queue_members.c's ASK_NS.
+        """
+        nap = _FIRST_NAP
+        while True:
+            left = nap if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(nap, left))
+            nap = min(2 * nap, _LONGEST_NAP)
+            yield
+
+    def _held_up(self) -> str:
+        pid = self.blocked_by
+        if pid is None:
+            return ""
+        who = f"process {pid}" if pid > 0 else "a participant of unknown pid"
+        return f": {who} is at work on the next slot, or stopped, and alive"
+
+    def _failed(self, rc: int, size: int = 0) -> Exception:
+        self._check_open()
+        if rc == _CLOSED:
+            return Closed(f"{self!r} is shut: nothing more is put, and what was in it has been got")
+        if rc == _TOO_LARGE:
+            return ValueError(f"a record of {size} bytes does not fit into a slot of {self!r}: {self.slot_size} bytes")
+        if rc == -errno.ESTALE:
+            return ShmError(f"this process was forked from one that uses {self!r}: call its register() here first")
+        if rc in (-errno.EACCES, -errno.ENOTCONN):
+            return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
+        if rc == -errno.EBADMSG:
+            out = self._report()
+            word, index = int(out.fault_word), int(out.fault_index)
+            state, owner = word >> 12 & 15, word & 4095
+            named = _STATES[state] if state < len(_STATES) else f"state {state}"
+            return Corrupted(
+                f"{self!r} was written to by a stranger: slot {index} says {named}, lap {word >> 16}, owner {owner}, "
+                "or a record larger than a slot"
+            )
+        return shm_failed(-rc, f"{self!r}: {os.strerror(-rc)}")
+
+    # ---- putting ----
+
+    def _put_later(self, rc: int, data: Any, timeout: Any) -> None:
+        deadline = self._deadline(timeout)
+        self._put_all([data], deadline, rc)
+
+    def put_many(self, records: Iterable[Any], timeout: float | None = None) -> None:
+        """Put all of them, in order; those of others may come between.
+
+        Args:
+            records: bytes or buffers.
+            timeout: seconds for all of them.
+
+        Raises:
+            QueueFull: the time is over; its `done` is how many were put. As `put`.
+        """
+        self._put_all(list(records), self._deadline(timeout), 0)
+
+    def _put_all(self, items: list[Any], deadline: float | None, rc: int) -> None:
+        """All of `items`, or what is left of them after the policy. `rc`: what the first one has met already, or 0."""
+        done, naps = 0, None
+        while True:
+            rc = rc or self._put_some(items, done) if done < len(items) else 0
+            if rc > 0:
+                done, rc, naps = done + rc, 0, None
+                continue
+            if done == len(items):
+                return
+            if rc != _AGAIN:
+                raise self._failed(rc, memoryview(items[done]).nbytes)
+            rc = 0
+            if self._policy.startswith("drop"):
+                done += self._drop(items[done])
+                continue
+            naps = naps or self._naps(0.0 if self._policy == "fail" else deadline)
+            if next(naps, self) is self:
+                lib.cl_queue_note(self._core, lib.CL_QUEUE_FULL, 1)
+                raise QueueFull(f"{self!r} had no room in time{self._held_up()}", done)
+
+    def _drop(self, item: Any) -> int:
+        """Put it, or drop it. 1: done with. 0: a place was made, perhaps."""
+        if self._policy == "drop-old" and self.blocked_by is None:
+            found = self._get_some(1)
+            if not isinstance(found, int):
+                lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_OLD, len(found))
+                return 0
+        elif self._policy == "drop-old":  # dropping others would not help
+            for _ in self._naps(time.monotonic() + _DROP_PATIENCE):
+                if self._put_some([item], 0) == 1:
+                    return 1
+        lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_NEW, 1)
+        return 1
+
+    def reserve(self, timeout: float | None = None) -> Reserved:
+        """A slot to be filled in place.
+
+            with queue.reserve() as view:       # a memoryview of slot_size bytes
+                view[:5] = b"hello"             # committed at the end of the block, all of it; not at all if it raises
+
+        Those behind it in order wait until then. `commit(size)` of what is returned puts fewer bytes.
+
+        Args:
+            timeout: seconds to wait for room, whatever the policy.
+        """
+        claim = ffi.new("cl_queue_claim *")
+        self._claim(lib.cl_queue_reserve, claim, timeout, lib.CL_QUEUE_FULL)
+        return Reserved(self, claim, self._map(claim))
+
+    def _claim(self, call: Any, claim: Any, timeout: float | None, note: int) -> None:
+        self._check_open()
+        naps = self._naps(self._deadline(timeout))
+        while (rc := call(self._core, claim)) < 0:
+            if rc != _AGAIN:
+                raise self._failed(rc)
+            if next(naps, self) is self:
+                lib.cl_queue_note(self._core, note, 1)
+                if note == lib.CL_QUEUE_FULL:
+                    raise QueueFull(f"{self!r} had no room in time{self._held_up()}")
+                raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
+
+    def _map(self, claim: Any) -> memoryview:
+        # The pointer's destructor does nothing; it is there to hold the core's object, and by that the mapping.
+        return memoryview(ffi.buffer(ffi.gc(claim.data, functools.partial(_nothing, self._core)), claim.size))
+
+    # ---- getting ----
+
+    def _get_later(self, rc: int, timeout: Any, unused: object) -> bytes:
+        return self._get_all(1, self._deadline(timeout), rc)[0]
+
+    def get_many(self, most: int, timeout: float | None = None) -> list[bytes]:
+        """Wait for a record, and get all there are by then.
+
+        Args:
+            most: of them, at least 1.
+            timeout: seconds to wait for the first.
+
+        Returns:
+            At least one.
+
+        Raises:
+            As `get`.
+        """
+        return self._get_all(integer(1, sys.maxsize)("most", most), self._deadline(timeout), 0)
+
+    def _get_all(self, most: int, deadline: float | None, rc: int) -> list[bytes]:
+        naps = self._naps(deadline)
+        while True:
+            if not rc:
+                found = self._get_some(most)
+                if not isinstance(found, int):
+                    return found
+                rc = found
+            if rc != _AGAIN:
+                raise self._failed(rc)
+            rc = 0
+            if next(naps, self) is self:
+                lib.cl_queue_note(self._core, lib.CL_QUEUE_EMPTY, 1)
+                raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
+
+    def peek(self, timeout: float | None = None) -> Peeked:
+        """The next record where it lies: ours until we are done with it, or die.
+
+            with queue.peek() as view:          # a read-only memoryview
+                work(view)                      # done with at the end of the block; for another one if it raises
+
+        With at-least-once delivery this is how work survives whoever does it.
+        """
+        claim = ffi.new("cl_queue_claim *")
+        self._claim(lib.cl_queue_peek, claim, timeout, lib.CL_QUEUE_EMPTY)
+        return Peeked(self, claim, self._map(claim).toreadonly())
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its records, until it is shut and empty."""
+        while True:
+            try:
+                found = self.get()
+            except Closed:
+                return
+            yield found
+
+    # ---- the end ----
+
+    def shutdown(self) -> None:
+        """No more is put, by anybody, for good; what is in it can still be got, then Closed is raised."""
+        self._check_open()
+        rc = lib.cl_queue_shut(self._core)
+        if rc < 0:
+            raise self._failed(rc)
+
+    def close(self) -> None:
+        """Take part no more; the others go on. What is reserved is cancelled, what is peeked at is given back. Does
+        nothing the second time."""
+        if self._segment.closed:
+            return
+        self._leave()
+        self._segment.close()
+        _open.discard(self)
+
+    def unlink(self) -> None:
+        """Remove its name: those who hold it keep it, nobody finds it any more."""
+        self._segment.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_core") and not sys.is_finalizing():
+            self.close()
+
+
+class _Claimed:
+    """A slot that the program has until it is done."""
+
+    __slots__ = ("_claim", "_queue", "view")
+
+    def __init__(self, queue: Queue, claim: Any, view: memoryview) -> None:
+        self._queue: Queue | None = queue
+        self._claim = claim
+        self.view = view
+
+    def _end(self, call: Any, *args: Any) -> None:
+        if self._queue is None:
+            raise ValueError("this record is done with")
+        queue, self._queue = self._queue, None
+        with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the queue's again
+            self.view.release()
+        rc = call(queue._core, self._claim, *args)
+        if rc == -errno.EINVAL:
+            raise ValueError("this record is done with: its queue was closed and registered again meanwhile")
+        if rc < 0:
+            raise queue._failed(rc)
+
+    def __enter__(self) -> memoryview:
+        return self.view
+
+    def _drop(self, call: Any) -> None:
+        # Its process may have been forked, its queue closed: then there is nothing to be given back.
+        with contextlib.suppress(ShmError, ValueError):
+            self._end(call)
+
+
+class Reserved(_Claimed):
+    """A slot to be filled. `view` is its memory."""
+
+    __slots__ = ()
+
+    def commit(self, size: int | None = None) -> None:
+        """It is a record: all of it, or its first `size` bytes."""
+        if self._queue is None:
+            raise ValueError("this record is done with")
+        most = int(self._claim.size)
+        self._end(lib.cl_queue_commit, most if size is None else integer(0, most)("size", size))
+
+    def cancel(self) -> None:
+        """It is no record."""
+        self._end(lib.cl_queue_cancel)
+
+    def __exit__(self, kind: object, *unused: object) -> None:
+        if self._queue is not None:
+            if kind is None:
+                self.commit()
+            else:
+                self._drop(lib.cl_queue_cancel)
+
+    def __del__(self) -> None:
+        if self._queue is not None:
+            self._drop(lib.cl_queue_cancel)
+
+
+class Peeked(_Claimed):
+    """A record. `view` is its memory, read-only."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """It is dealt with."""
+        self._end(lib.cl_queue_release)
+
+    def give_back(self) -> None:
+        """It is for somebody else; with at-most-once delivery, for nobody."""
+        self._end(lib.cl_queue_give_back)
+
+    def __exit__(self, kind: object, *unused: object) -> None:
+        if self._queue is not None:
+            if kind is None:
+                self.release()
+            else:
+                self._drop(lib.cl_queue_give_back)
+
+    def __del__(self) -> None:
+        if self._queue is not None:
+            self._drop(lib.cl_queue_give_back)
+
+
+# What is alive at the interpreter's end is not finalised; a program that ends has left, it has not died.
+_open: weakref.WeakSet[Queue] = weakref.WeakSet()
+_told: set[int] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    for queue in list(_open):
+        queue.close()
+
+
+def _close_with_the_process() -> None:
+    """A child of multiprocessing ends without running atexit; it has a list of its own."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _told:
+        _told.add(os.getpid())
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
+def _check_policy(policy: Any) -> None:
+    if policy not in _POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
+
+
+def _free(segment: Any, core: Any) -> None:
+    lib.cl_queue_free(core)
+    del segment
+
+
+def _nothing(core: Any, address: Any) -> None:
+    del core, address
+
+
+def _attached(cls: type[Queue], handle: Handle, policy: str) -> Queue:
+    return cls.attach(handle, policy=policy)
