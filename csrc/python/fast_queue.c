@@ -16,7 +16,8 @@
 
 typedef struct queue_object {
     PyObject_HEAD
-    cl_queue *queue; /* the Python object owns it, and frees it after this */
+    cl_queue *queue;
+    PyObject *owner; /* of `queue`: freed when this object is, and not before */
 } queue_object;
 
 #ifdef Py_GIL_DISABLED
@@ -217,12 +218,29 @@ static PyObject *leave(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *bind(PyObject *self, PyObject *address)
+/* _bind(address, owner) -> None.
+ *
+ * The collector of cycles is not told of `owner` (there is no traverse): it would run the owner's destructor together with
+ * the `__del__` of objects that still use the queue, in any order. As it is, it sees a reference from outside. */
+static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    ((queue_object *)self)->queue = PyLong_AsVoidPtr(address);
-    if (PyErr_Occurred())
-        return NULL;
+    queue_object *self = (queue_object *)object;
+    void *queue = count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
+    if (!queue || self->queue)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_bind() takes an address and an owner, once");
+    Py_INCREF(args[1]);
+    self->owner = args[1];
+    self->queue = queue;
     Py_RETURN_NONE;
+}
+
+static void dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    Py_XDECREF(((queue_object *)self)->owner);
+    release(self);
+    Py_DECREF(type);
 }
 
 #define CALL(function) ((PyCFunction)(void (*)(void))(function))
@@ -240,12 +258,13 @@ static PyMethodDef methods[] = {
     {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
-    {"_bind", bind, METH_O, NULL},
+    {"_bind", CALL(bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
+    {Py_tp_dealloc, dealloc},
     {Py_tp_doc, (void *)"The calls of a queue that do not wait."},
     {0, NULL},
 };

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         def _put_some(self, items: list[Any], first: int) -> int: ...
         def _get_some(self, most: int) -> list[bytes] | int: ...
         def _leave(self) -> None: ...
-        def _bind(self, address: int) -> None: ...
+        def _bind(self, address: int, owner: object) -> None: ...
 
 else:
     _Calls = fast.QueueCalls
@@ -176,7 +176,7 @@ class Queue(_Calls):
         queue = cls()
         queue._segment, queue._policy = segment, policy
         queue._core = ffi.gc(out[0], functools.partial(_free, segment._core))
-        queue._bind(int(ffi.cast("uintptr_t", out[0])))
+        queue._bind(int(ffi.cast("uintptr_t", out[0])), queue._core)
         if not segment.readonly:
             try:
                 queue.register()
