@@ -31,11 +31,11 @@ HELPER void begin_life(cl_queue *queue, int joins)
     queue->owner_asked_at = queue->all_asked_at = 0; /* it is time to ask */
 }
 
-static handle make(int32_t flags)
+static handle make(int32_t flags, int32_t members)
 {
     handle made;
     cl_segment_plan whole = {.mode = 0600, .owner = -1, .group = -1};
-    plan = (cl_queue_plan){.slots = SLOTS, .slot_size = SIZE, .members = 6, .flags = flags};
+    plan = (cl_queue_plan){.slots = SLOTS, .slot_size = SIZE, .members = members, .flags = flags};
     CHECK_IS(cl_queue_describe(&plan, &whole), 0);
     CHECK_IS(cl_segment_new(&made.segment), 0);
     CHECK_IS(cl_segment_create(made.segment, NULL, &whole), 0);
@@ -182,7 +182,7 @@ typedef struct killed_case {
     int wraps;         /* records more, so that the tail comes round to the dead one's slot */
     uint32_t extra;    /* the record that the victim puts, or 0 */
     int takes;         /* the victim may have taken one record for itself */
-    int32_t flags;
+    int32_t flags, members;
 } killed_case;
 
 static const killed_case cases[] = {
@@ -192,7 +192,7 @@ static const killed_case cases[] = {
     {.what = "peek and give back", .work = peeks_and_gives_back, .joins = 1, .puts = 2},
     {.what = "reserve and cancel", .work = reserves_and_cancels, .joins = 1, .puts = 1},
     {.what = "register", .work = registers, .puts = 1},
-    {.what = "register in a dead one's place", .work = registers, .puts = 2, .dead_reader = 1, .dead_writer = 1},
+    {.what = "register in a dead one's place", .work = registers, .puts = 2, .dead_reader = 1, .dead_writer = 1, .members = 3},
     {.what = "leave", .work = leaves, .joins = 1, .puts = 2},
     {.what = "recover", .work = recovers, .joins = 1, .puts = 2, .dead_reader = 1, .dead_writer = 1},
     {.what = "recover, at most once", .work = recovers, .joins = 1, .puts = 2, .dead_reader = 1, .dead_writer = 1,
@@ -250,7 +250,7 @@ static void must_be_all(const killed_case *this, const uint32_t *values, int cou
 static int run_case(const killed_case *this, int64_t k)
 {
     uint32_t values[32];
-    handle one = make(this->flags);
+    handle one = make(this->flags, this->members ? this->members : 6);
     uint32_t next = 10;
     for (int i = 0; i < this->puts; i++)
         CHECK_IS(put(one.queue, next++), 0);
