@@ -176,6 +176,26 @@ def test_in_place():
             queue.peek(timeout=0)
 
 
+class _Interrupted(cl.Queue):
+    __slots__ = ()
+
+    def _map(self, claim):
+        raise KeyboardInterrupt
+
+
+def test_a_claim_survives_no_signal():
+    """An exception between the core's claim and our object of it leaves no slot behind that nobody knows of."""
+    with _Interrupted.create(2, 8) as queue:
+        with pytest.raises(KeyboardInterrupt):
+            queue.reserve()
+        queue.put(b"1")
+        with pytest.raises(KeyboardInterrupt):
+            queue.peek()
+        gc.collect()
+        assert queue.get(timeout=0) == b"1"
+        queue.put_many([b"2", b"3"], timeout=0)
+
+
 def test_closing_gives_back_what_is_claimed():
     with cl.Queue.create(2, 8) as queue:
         other = cl.Queue.attach(queue)

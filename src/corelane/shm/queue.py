@@ -401,9 +401,10 @@ class Queue(_Calls):
         Args:
             timeout: seconds to wait for room, whatever the policy.
         """
-        claim = ffi.new("cl_queue_claim *")
-        self._claim(lib.cl_queue_reserve, claim, timeout, lib.CL_QUEUE_FULL)
-        return Reserved(self, claim, self._map(claim))
+        made = Reserved(self)
+        self._claim(lib.cl_queue_reserve, made._claim, timeout, lib.CL_QUEUE_FULL)
+        made.view = self._map(made._claim)
+        return made
 
     def _claim(self, call: Any, claim: Any, timeout: float | None, note: int) -> None:
         self._check_open()
@@ -464,9 +465,10 @@ class Queue(_Calls):
 
         With at-least-once delivery this is how work survives whoever does it.
         """
-        claim = ffi.new("cl_queue_claim *")
-        self._claim(lib.cl_queue_peek, claim, timeout, lib.CL_QUEUE_EMPTY)
-        return Peeked(self, claim, self._map(claim).toreadonly())
+        made = Peeked(self)
+        self._claim(lib.cl_queue_peek, made._claim, timeout, lib.CL_QUEUE_EMPTY)
+        made.view = self._map(made._claim).toreadonly()
+        return made
 
     def __iter__(self) -> Iterator[bytes]:
         """Its records, until it is shut and empty."""
@@ -511,22 +513,27 @@ class Queue(_Calls):
 
 
 class _Claimed:
-    """A slot that the program has until it is done."""
+    """A slot that the program has until it is done.
+
+    It is there before the slot is claimed, and forgotten after it was given on: a signal's exception in between must
+    not leave a slot that a live process holds, for ever, and that nobody knows of.
+    """
 
     __slots__ = ("_claim", "_queue", "view")
 
-    def __init__(self, queue: Queue, claim: Any, view: memoryview) -> None:
+    def __init__(self, queue: Queue) -> None:
+        self.view = memoryview(b"")
+        self._claim = ffi.new("cl_queue_claim *")
         self._queue: Queue | None = queue
-        self._claim = claim
-        self.view = view
 
     def _end(self, call: Any, *args: Any) -> None:
         if self._queue is None:
             raise ValueError("this record is done with")
-        queue, self._queue = self._queue, None
+        queue = self._queue
         with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the queue's again
             self.view.release()
-        rc = call(queue._core, self._claim, *args)
+        rc = call(queue._core, self._claim, *args)  # which uses the claim up
+        self._queue = None
         if rc == -errno.EINVAL:
             raise ValueError("this record is done with: its queue was closed and registered again meanwhile")
         if rc < 0:
