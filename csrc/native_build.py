@@ -103,7 +103,7 @@ PLATFORM = {
     ],
 }
 # A second module in the same shared object, for calls too short to release the GIL around.
-PYTHON = ["csrc/python/fast.c"]
+PYTHON = ["csrc/python/fast.c", "csrc/python/fast_queue.c"]
 
 FLAGS = [
     "-std=gnu11",

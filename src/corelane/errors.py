@@ -101,6 +101,8 @@ def cpu_unreadable(path: str, number: int) -> CpuError:
     else:
         remedy = ""
     return CpuError(f"{path} cannot be read: {os.strerror(number)}{remedy}")
+
+
 class ShmError(CorelaneError):
     """Shared memory could not be made, found or used."""
 
