@@ -39,8 +39,10 @@ def shell(text, **options):
 PARENTS = {
     "NotSupported": (cl.CorelaneError,),
     "CallFailed": (cl.CorelaneError, OSError),
+    "Corrupted": (cl.ShmError,),
     "CpuError": (cl.CorelaneError,),
     "CpuRefused": (cl.CpuError, OSError),
+    "ShmError": (cl.CorelaneError,),
     "ProcessError": (cl.CorelaneError,),
     "SpawnFailed": (cl.ProcessError, OSError),
     "ResourceExhausted": (cl.SpawnFailed,),
@@ -245,6 +247,10 @@ def made_errors():
     yield cl.NotOwner("m", command=COMMAND)
     yield cl.ProcessError("m")
     yield cl.CpuError("m")
+    yield cl.ShmError("m")
+    yield cl.Corrupted("m")
+    for number in (errno.EEXIST, errno.ENOENT, errno.EPERM, errno.ENOSPC):
+        yield errors.shm_failed(number, "cannot make a segment")
     for number in (errno.EPERM, errno.ESRCH, errno.EINVAL):
         yield errors.cpu_refused("nice -5 for process 1", number, "ask for it")
 

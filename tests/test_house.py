@@ -198,7 +198,7 @@ def test_no_file_names_a_registry_host_or_a_private_path():
     assert not guilty
 
 
-@pytest.mark.parametrize("package", ["cpu", "process", "cli"])
+@pytest.mark.parametrize("package", ["cpu", "process", "shm", "cli"])
 def test_every_module_is_on_the_map(package):
     known = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     names = {path.name for path in (ROOT / "src" / "corelane" / package).glob("*.py")} - {"__init__.py"}
