@@ -25,6 +25,7 @@ extern "C" {
 #include "api/cpu.h"
 #include "api/segment.h"
 #include "api/queue.h"
+#include "api/ring.h"
 
 #ifdef __cplusplus
 }

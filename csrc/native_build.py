@@ -36,6 +36,7 @@ API = [
     "csrc/api/cpu.h",
     "csrc/api/segment.h",
     "csrc/api/queue.h",
+    "csrc/api/ring.h",
 ]
 
 COMMON = [
@@ -68,6 +69,8 @@ COMMON = [
     "csrc/segment.c",
     "csrc/queue.c",
     "csrc/queue_members.c",
+    "csrc/wake.c",
+    "csrc/ring.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
@@ -80,6 +83,7 @@ PLATFORM = {
         "csrc/poller_epoll.c",
         "csrc/lease_linux.c",
         "csrc/memory_linux.c",
+        "csrc/wake_linux.c",
     ],
     "portable": [
         "csrc/clone_none.c",
@@ -90,6 +94,7 @@ PLATFORM = {
         "csrc/poller_poll.c",
         "csrc/lease_linux.c",
         "csrc/memory_linux.c",
+        "csrc/wake_none.c",
     ],
     "darwin": [
         "csrc/clone_none.c",
@@ -100,10 +105,15 @@ PLATFORM = {
         "csrc/poller_poll.c",
         "csrc/lease_none.c",
         "csrc/memory_none.c",
+        "csrc/wake_none.c",
     ],
 }
 # A second module in the same shared object, for calls too short to release the GIL around.
-PYTHON = ["csrc/python/fast.c", "csrc/python/fast_queue.c"]
+PYTHON = [
+    "csrc/python/fast.c",
+    "csrc/python/fast_queue.c",
+    "csrc/python/fast_ring.c",
+]
 
 FLAGS = [
     "-std=gnu11",

@@ -6,5 +6,6 @@
 #include <Python.h>
 
 int cl__fast_add_queue(PyObject *module); /* fast_queue.c: 0, or -1 and an exception */
+int cl__fast_add_ring(PyObject *module); /* fast_ring.c: 0, or -1 and an exception */
 
 #endif

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
     from corelane.shm.queue import Queue
+    from corelane.shm.ring import Ring
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ _LATER = {
     "PipelineProcess": "corelane.process.piped",
     "PipelineResult": "corelane.process.stages",
     "Queue": "corelane.shm.queue",
+    "Ring": "corelane.shm.ring",
     "Runnable": "corelane.process.command",
     "Sequence": "corelane.process.sequence",
     "SequenceResult": "corelane.process.sequence",
@@ -137,6 +139,7 @@ __all__ = [
     "ResourceExhausted",
     "Result",
     "Retry",
+    "Ring",
     "Runnable",
     "Sequence",
     "SequenceResult",

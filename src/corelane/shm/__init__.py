@@ -1,4 +1,4 @@
-"""Shared memory: segments, numpy arrays in them, queues.
+"""Shared memory: segments, numpy arrays in them, rings, queues.
 
     from corelane import shm
 
@@ -16,17 +16,24 @@ if TYPE_CHECKING:
 
     from corelane.shm.arrays import SharedArray, array, attach_array
     from corelane.shm.queue import Queue, QueueStats
+    from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
+    from corelane.shm.spin import default_spin, set_default_spin
 
 # To which module each name belongs.
 _LATER = {
     "Handle": "segment",
     "Queue": "queue",
     "QueueStats": "queue",
+    "Ring": "ring",
+    "RingStats": "ring",
     "Segment": "segment",
     "SharedArray": "arrays",
+    "SideStats": "ring",
     "array": "arrays",
     "attach_array": "arrays",
+    "default_spin": "spin",
+    "set_default_spin": "spin",
 }
 
 
@@ -45,4 +52,17 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-__all__ = ["Handle", "Queue", "QueueStats", "Segment", "SharedArray", "array", "attach_array"]
+__all__ = [
+    "Handle",
+    "Queue",
+    "QueueStats",
+    "Ring",
+    "RingStats",
+    "Segment",
+    "SharedArray",
+    "SideStats",
+    "array",
+    "attach_array",
+    "default_spin",
+    "set_default_spin",
+]

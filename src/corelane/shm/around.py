@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "clean", "entry_of", "list_segments"]
 
-_KIND = {lib.CL_SEGMENT_BYTES: "bytes", lib.CL_SEGMENT_ARRAY: "array", lib.CL_SEGMENT_QUEUE: "queue"}
+_KIND = {
+    lib.CL_SEGMENT_BYTES: "bytes",
+    lib.CL_SEGMENT_ARRAY: "array",
+    lib.CL_SEGMENT_RING: "ring",
+    lib.CL_SEGMENT_QUEUE: "queue",
+}
 
 
 class Entry:

@@ -452,4 +452,9 @@ def _corrupted(what: str, report: Any) -> ShmError:
     return Corrupted(f"cannot attach {what}: {why}")
 
 
-_KINDS = {lib.CL_SEGMENT_BYTES: "bytes", lib.CL_SEGMENT_ARRAY: "array", lib.CL_SEGMENT_QUEUE: "queue"}
+_KINDS = {
+    lib.CL_SEGMENT_BYTES: "bytes",
+    lib.CL_SEGMENT_ARRAY: "array",
+    lib.CL_SEGMENT_RING: "ring",
+    lib.CL_SEGMENT_QUEUE: "queue",
+}

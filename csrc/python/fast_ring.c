@@ -1,0 +1,454 @@
+/* The side of a ring that never blocks, holding the GIL: what corelane.shm.Ring inherits from.
+ *
+ * A call that cannot be done at once (full, empty, no side taken yet, an error) is left to a method of the Python class:
+ * `_put_later`, `_get_later`, which takes the side, waits or raises. So what is fast is here, and what is said is there.
+ *
+ * The GIL keeps the threads of this process from being two producers. Where it is let go, for a long copy, or does not keep
+ * them (a free-threaded Python), `busy` says so: the others wait for it. It also says that memory is reserved, or looked at,
+ * by the program: then the others are refused. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "../corelane.h"
+#include "fast.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct ring_object {
+    PyObject_HEAD
+    cl_ring *ring; /* the Python object owns it, and frees it after this */
+    _Atomic int busy[CL_RING_SIDES];
+} ring_object;
+
+enum { FREE = 0, IN_A_CALL = 1, HELD_BY_THE_PROGRAM = 2 };
+enum { COPY_WITHOUT_GIL = 1 << 17, NAP_NS = 20000 };
+
+/* ---- one thread at a time ------------------------------------------------------------------------------------------- */
+
+static int begin_slow(ring_object *self, int side)
+{
+    for (;;) {
+        int expected = FREE;
+        if (atomic_compare_exchange_strong(&self->busy[side], &expected, IN_A_CALL))
+            return 0;
+        if (expected == HELD_BY_THE_PROGRAM) {
+            PyErr_SetString(PyExc_RuntimeError, side == CL_RING_PRODUCER
+                                                    ? "a reserved record was not committed yet: leave its `with` block first"
+                                                    : "a record is being looked at: leave its `with` block first");
+            return -1;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        struct timespec nap = {0, NAP_NS};
+        nanosleep(&nap, NULL);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
+
+#ifdef Py_GIL_DISABLED
+#define BEGIN(self, side) begin_slow(self, side)
+#define END(self, side) atomic_store(&(self)->busy[side], FREE)
+#else
+/* Plain loads and stores would do: nobody else runs. */
+#define BEGIN(self, side) \
+    (atomic_load_explicit(&(self)->busy[side], memory_order_relaxed) == FREE ? 0 : begin_to_end(self, side))
+#define END(self, side) ((void)0)
+static int begin_to_end(ring_object *self, int side)
+{
+    if (begin_slow(self, side) < 0)
+        return -1;
+    atomic_store(&self->busy[side], FREE); /* the GIL does the rest */
+    return 0;
+}
+#endif
+
+static int is_bound(ring_object *self)
+{
+    if (self->ring)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "this ring was never opened");
+    return 0;
+}
+
+/* ---- arguments -------------------------------------------------------------------------------------------------------- */
+
+/* The timeout of put(data, timeout=None) and get(timeout=None), a borrowed reference, as the argument after `fixed` others. */
+static int parse_timeout(const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names, Py_ssize_t fixed,
+                         PyObject **timeout)
+{
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    *timeout = Py_None;
+    if (count < fixed || count + named > fixed + 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments and a timeout, not %zd", name, fixed, count + named);
+        return -1;
+    }
+    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", name, PyTuple_GetItem(names, 0));
+        return -1;
+    }
+    if (count + named > fixed)
+        *timeout = args[fixed];
+    return 0;
+}
+
+/* Wrong ones are told of at once, not only when it would come to waiting. */
+static int check_timeout(PyObject *self, PyObject *timeout)
+{
+    if (timeout == Py_None)
+        return 0;
+    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
+    Py_XDECREF(checked);
+    return checked ? 0 : -1;
+}
+
+typedef struct bytes_of {
+    const void *data;
+    Py_ssize_t size;
+    Py_buffer view;
+    int has_view;
+} bytes_of;
+
+static int open_bytes(PyObject *object, bytes_of *out)
+{
+    char *data;
+    out->has_view = 0;
+    if (PyBytes_Check(object)) {
+        PyBytes_AsStringAndSize(object, &data, &out->size);
+        out->data = data;
+        return 0;
+    }
+    if (PyObject_GetBuffer(object, &out->view, PyBUF_SIMPLE) < 0)
+        return -1;
+    out->has_view = 1;
+    out->data = out->view.buf;
+    out->size = out->view.len;
+    return 0;
+}
+
+static void close_bytes(bytes_of *bytes)
+{
+    if (bytes->has_view)
+        PyBuffer_Release(&bytes->view);
+}
+
+static PyObject *later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
+}
+
+/* ---- putting ---------------------------------------------------------------------------------------------------------- */
+
+static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
+{
+    if (bytes->size < COPY_WITHOUT_GIL)
+        return cl_ring_try_put(self->ring, bytes->data, bytes->size);
+    int64_t rc;
+    atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
+    Py_BEGIN_ALLOW_THREADS
+    rc = cl_ring_try_put(self->ring, bytes->data, bytes->size);
+    Py_END_ALLOW_THREADS
+    atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
+    return rc;
+}
+
+/* -1 and an exception, or 0 and the ring's answer. */
+static int put_object(ring_object *self, PyObject *data, int64_t *rc)
+{
+    bytes_of bytes;
+    if (!is_bound(self) || open_bytes(data, &bytes) < 0)
+        return -1;
+    if (BEGIN(self, CL_RING_PRODUCER) < 0) {
+        close_bytes(&bytes);
+        return -1;
+    }
+    *rc = put_bytes(self, &bytes);
+    END(self, CL_RING_PRODUCER);
+    close_bytes(&bytes);
+    return 0;
+}
+
+static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *timeout = Py_None;
+    int64_t rc;
+    if ((count != 1 || names) && (parse_timeout("put", args, count, names, 1, &timeout) < 0 || check_timeout(self, timeout) < 0))
+        return NULL;
+    if (put_object((ring_object *)self, args[0], &rc) < 0)
+        return NULL;
+    if (rc == 0)
+        Py_RETURN_NONE;
+    return later(self, "_put_later", rc, args[0], timeout);
+}
+
+static PyObject *put_nowait(PyObject *self, PyObject *data)
+{
+    int64_t rc;
+    if (put_object((ring_object *)self, data, &rc) < 0)
+        return NULL;
+    if (rc == 0)
+        Py_RETURN_NONE;
+    return later(self, "_put_later", rc, data, Py_False);
+}
+
+/* As many of a list's items from `first` on as fit, in one commit: their number, or what the first one of them met. */
+static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
+{
+    Py_ssize_t i, count = PyList_Size(items);
+    int64_t rc = 0;
+    for (i = first; i < count && i < PyList_Size(items); i++) {
+        bytes_of bytes;
+        uint8_t *out;
+        PyObject *item = PyList_GetItem(items, i);
+        Py_INCREF(item);
+        int opened = open_bytes(item, &bytes);
+        rc = opened < 0 ? -EFAULT : cl_ring_reserve(self->ring, bytes.size, &out);
+        if (rc == 0) {
+            memcpy(out, bytes.data ? bytes.data : "", (size_t)bytes.size);
+            cl_ring_add(self->ring, bytes.size);
+        }
+        if (opened == 0)
+            close_bytes(&bytes);
+        Py_DECREF(item);
+        if (rc < 0)
+            break;
+    }
+    /* What comes before a bad one is put; the exception is about that one, and says where it is. */
+    int64_t done = cl_ring_commit(self->ring);
+    return done > 0 ? done : rc;
+}
+
+/* _put_some(items, first) -> how many, at least 1, or the ring's answer. */
+static PyObject *put_some(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ring_object *self = (ring_object *)object;
+    if (count != 2 || !PyList_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "_put_some() takes a list and an index");
+    Py_ssize_t first = PyLong_AsSsize_t(args[1]);
+    if ((first == -1 && PyErr_Occurred()) || !is_bound(self) || BEGIN(self, CL_RING_PRODUCER) < 0)
+        return NULL;
+    int64_t rc = add_all(self, args[0], first);
+    END(self, CL_RING_PRODUCER);
+    if (PyErr_Occurred()) {
+        if (rc < 0)
+            return NULL;
+        PyErr_Clear(); /* it comes up again, as the first one of the next call */
+    }
+    return PyLong_FromLongLong(rc);
+}
+
+/* _put_records(buffer, size, first) -> how many of the buffer's records, from the first-th on. */
+static PyObject *put_records(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ring_object *self = (ring_object *)object;
+    bytes_of bytes;
+    if (count != 3 || !is_bound(self))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_put_records() takes a buffer, a size and an index");
+    Py_ssize_t size = PyLong_AsSsize_t(args[1]), first = PyLong_AsSsize_t(args[2]);
+    if (PyErr_Occurred() || open_bytes(args[0], &bytes) < 0)
+        return NULL;
+    Py_ssize_t all = size > 0 ? bytes.size / size : 0;
+    int64_t rc = -EINVAL;
+    if (first >= 0 && first < all && begin_slow(self, CL_RING_PRODUCER) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        rc = cl_ring_try_put_many(self->ring, (const char *)bytes.data + first * size, size, all - first);
+        Py_END_ALLOW_THREADS
+        atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
+    }
+    close_bytes(&bytes);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(rc);
+}
+
+/* ---- getting ---------------------------------------------------------------------------------------------------------- */
+
+static void copy_without_gil(ring_object *self, char *to, const uint8_t *from, int64_t size)
+{
+    atomic_store(&self->busy[CL_RING_CONSUMER], IN_A_CALL);
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, (size_t)size);
+    Py_END_ALLOW_THREADS
+    atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
+}
+
+/* The next record, looked at but not released. NULL: an exception, or *rc. */
+static PyObject *next_bytes(ring_object *self, int64_t *rc)
+{
+    const uint8_t *data;
+    int64_t size;
+    *rc = cl_ring_peek(self->ring, &data, &size);
+    if (*rc < 0)
+        return NULL;
+    if (size < COPY_WITHOUT_GIL)
+        return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (bytes)
+        copy_without_gil(self, PyBytes_AsString(bytes), data, size);
+    return bytes;
+}
+
+static PyObject *get_object(ring_object *self, int64_t *rc)
+{
+    *rc = 0;
+    if (!is_bound(self) || BEGIN(self, CL_RING_CONSUMER) < 0)
+        return NULL;
+    PyObject *bytes = next_bytes(self, rc);
+    if (bytes)
+        cl_ring_release(self->ring);
+    else
+        cl_ring_rewind(self->ring); /* there was no memory for it: it stays */
+    END(self, CL_RING_CONSUMER);
+    return bytes;
+}
+
+static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *timeout = Py_None;
+    int64_t rc;
+    if ((count || names) && (parse_timeout("get", args, count, names, 0, &timeout) < 0 || check_timeout(self, timeout) < 0))
+        return NULL;
+    PyObject *bytes = get_object((ring_object *)self, &rc);
+    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, timeout, Py_None);
+}
+
+static PyObject *get_nowait(PyObject *self, PyObject *unused)
+{
+    int64_t rc;
+    (void)unused;
+    PyObject *bytes = get_object((ring_object *)self, &rc);
+    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, Py_False, Py_None);
+}
+
+/* _get_some(most) -> a list of at least one, or the ring's answer. */
+static PyObject *get_some(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    Py_ssize_t most = PyLong_AsSsize_t(argument), done = 0;
+    if ((most == -1 && PyErr_Occurred()) || !is_bound(self))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    if (!list || BEGIN(self, CL_RING_CONSUMER) < 0) {
+        Py_XDECREF(list);
+        return NULL;
+    }
+    int64_t rc = 0;
+    for (; done < most; done++) {
+        PyObject *bytes = next_bytes(self, &rc);
+        int failed = !bytes || PyList_Append(list, bytes) < 0;
+        Py_XDECREF(bytes);
+        if (failed)
+            break;
+    }
+    if (PyErr_Occurred())
+        cl_ring_rewind(self->ring);
+    else
+        cl_ring_release(self->ring);
+    END(self, CL_RING_CONSUMER);
+    if (done > 0 && !PyErr_Occurred())
+        return list;
+    Py_DECREF(list);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(rc);
+}
+
+/* _get_records(buffer, size) -> how many records of that size were copied into the buffer, or the ring's answer. */
+static PyObject *get_records(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ring_object *self = (ring_object *)object;
+    Py_buffer view;
+    int64_t rc = 0, needs = 0;
+    if (count != 2 || !is_bound(self))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_get_records() takes a buffer and a size");
+    Py_ssize_t size = PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (size > 0 && begin_slow(self, CL_RING_CONSUMER) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        rc = cl_ring_try_get_many(self->ring, view.buf, size, view.len / size, &needs);
+        Py_END_ALLOW_THREADS
+        atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
+    }
+    PyBuffer_Release(&view);
+    if (PyErr_Occurred())
+        return NULL;
+    if (rc == -EMSGSIZE)
+        return PyErr_Format(PyExc_ValueError, "the next record has %lld bytes, not the %zd of the dtype: get() it instead",
+                            (long long)needs, size);
+    return PyLong_FromLongLong(rc);
+}
+
+/* ---- where it lies ------------------------------------------------------------------------------------------------------ */
+
+/* _hold(side) -> None: from here on the side is the program's. _let_go(side). */
+static PyObject *hold(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    long side = PyLong_AsLong(argument);
+    if (PyErr_Occurred() || side < 0 || side >= CL_RING_SIDES || begin_slow(self, (int)side) < 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no such side");
+    atomic_store(&self->busy[side], HELD_BY_THE_PROGRAM);
+    Py_RETURN_NONE;
+}
+
+static PyObject *let_go(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    long side = PyLong_AsLong(argument);
+    if (PyErr_Occurred() || side < 0 || side >= CL_RING_SIDES)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no such side");
+    atomic_store(&self->busy[side], FREE);
+    Py_RETURN_NONE;
+}
+
+static PyObject *bind(PyObject *object, PyObject *address)
+{
+    ((ring_object *)object)->ring = PyLong_AsVoidPtr(address);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+#define CALL(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef methods[] = {
+    {"put", CALL(put), METH_FASTCALL | METH_KEYWORDS,
+     "put(data, timeout=None)\n\nPut one record, bytes or any buffer of them; wait until it fits, for `timeout` seconds at most.\n\n"
+     "Raises:\n    QueueFull: the time is over. Closed: the consumer has closed. PeerDied: it is full, and the consumer's process\n"
+     "        has died. ValueError: it is larger than the ring."},
+    {"put_nowait", put_nowait, METH_O, "put_nowait(data)\n\nPut one record, or raise QueueFull at once."},
+    {"get", CALL(get), METH_FASTCALL | METH_KEYWORDS,
+     "get(timeout=None)\n\nThe next record, as bytes; wait until there is one, for `timeout` seconds at most.\n\n"
+     "Raises:\n    QueueEmpty: the time is over. Closed: the producer has closed, and all was got. PeerDied: the same, but its\n"
+     "        process has died."},
+    {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
+    {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
+    {"_put_records", CALL(put_records), METH_FASTCALL, NULL},
+    {"_get_some", get_some, METH_O, NULL},
+    {"_get_records", CALL(get_records), METH_FASTCALL, NULL},
+    {"_hold", hold, METH_O, NULL},
+    {"_let_go", let_go, METH_O, NULL},
+    {"_bind", bind, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_methods, methods},
+    {Py_tp_doc, (void *)"The calls of a ring that do not wait."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "corelane._fast.RingCalls",
+    .basicsize = sizeof(ring_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int cl__fast_add_ring(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    int rc = type ? PyModule_AddObjectRef(module, "RingCalls", type) : -1;
+    Py_XDECREF(type);
+    return rc;
+}

@@ -1,0 +1,98 @@
+/* Waiting for what another process publishes; see wake.h.
+ *
+ * The spin follows the gap between arrivals: where it was longer than the limit, that is longer than being woken takes,
+ * there is none, but for one wait in PROBE_EVERY that looks whether times have changed. So a waiter on something slow costs
+ * no CPU, and one on something fast makes no system call. */
+#include "wake.h"
+
+#include "atomic.h"
+
+enum { PROBE_EVERY = 32, LOOKS_PER_CLOCK = 32 };
+
+static int64_t spin_span(cl__waiter *waiter)
+{
+    int64_t limit = cl__load_relaxed(&waiter->limit_ns);
+    if (limit <= 0 || cl__load_relaxed(&waiter->gap_ns) <= limit)
+        return limit;
+    uint32_t turn = cl__load_relaxed(&waiter->turns) + 1;
+    cl__store_relaxed(&waiter->turns, turn);
+    return turn % PROBE_EVERY ? 0 : limit;
+}
+
+/* What came while we spun is believed at once; what came later counts by a quarter, and as no more than four limits, so
+ * that one long pause is soon forgotten. */
+static void learn(cl__waiter *waiter, int64_t took)
+{
+    int64_t limit = cl__load_relaxed(&waiter->limit_ns), gap = cl__load_relaxed(&waiter->gap_ns);
+    if (took > limit) {
+        took = took > 4 * limit ? 4 * limit : took;
+        took = gap + (took - gap) / 4;
+    }
+    cl__store_relaxed(&waiter->gap_ns, took);
+}
+
+static int64_t spin(int64_t until, cl__look *look, void *object)
+{
+    int64_t rc;
+    do
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            if ((rc = look(object)) != 0)
+                return rc;
+            cl__relax();
+        }
+    while (cl__sys_now() < until);
+    return 0;
+}
+
+static int64_t sleep_until(_Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
+                           uint64_t *slept)
+{
+    for (;;) {
+        CL_FAULT(50);
+        uint32_t seen = cl__or(word, CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__serve's callers */
+        CL_FAULT(51);
+        int64_t rc = look(object); /* W4; partner: W1 */
+        if (rc == 0)
+            rc = ask(object);
+        if (rc != 0)
+            return rc;
+        int64_t left = deadline < 0 ? CL__LOOK_NS : deadline - cl__sys_now();
+        if (left <= 0)
+            return -ETIMEDOUT;
+        rc = cl__word_sleep(word, seen, left < CL__LOOK_NS ? left : CL__LOOK_NS, *slept);
+        ++*slept;
+        int64_t there = look(object);
+        if (there != 0 || rc == -EINTR)
+            return there != 0 ? there : rc;
+    }
+}
+
+int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
+                 uint64_t *slept)
+{
+    *slept = 0;
+    int64_t rc = look(object);
+    if (rc != 0)
+        return rc;
+    int64_t began = cl__sys_now(), span = spin_span(waiter);
+    if (deadline >= 0 && span > deadline - began)
+        span = deadline - began;
+    if (span > 0)
+        rc = spin(began + span, look, object);
+    if (rc == 0)
+        rc = sleep_until(word, deadline, look, ask, object, slept);
+    if (rc == 1)
+        learn(waiter, cl__sys_now() - began);
+    return rc;
+}
+
+uint32_t cl__serve(_Atomic uint32_t *word)
+{
+    CL_FAULT(52);
+    /* Whoever sleeps by now was asked to look before; whoever or-s its bit in after this looks after it. Partner: W2. */
+    uint32_t found = cl__and(word, ~(uint32_t)CL__ASKS);
+    CL_FAULT(53);
+    if (found & CL__SLEEP)
+        cl__word_wake(word);
+    return found & CL__ASKS;
+}

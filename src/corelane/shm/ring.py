@@ -1,0 +1,698 @@
+"""Rings: bytes records of any size from one process to another, at the speed of the cache.
+
+A Ring owns its Segment, a second mapping of the records, and, once it has put or got, that side of the ring: a lease which
+ends with the process, however it ends. What never waits is C that keeps the GIL (`corelane._fast`); what waits lets it go.
+
+A forked child has the object and none of its sides: it takes those that its parent has not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import os
+import sys
+import time
+import weakref
+from dataclasses import dataclass
+
+from corelane._ffi import fast, ffi, lib
+from corelane._values import integer, seconds
+from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
+from corelane.shm.segment import _HUGE, Handle, Segment
+from corelane.shm.spin import spin_ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+    from typing import Any, Self
+
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+    from corelane.shm.segment import HasFileno
+
+__all__ = ["Peeked", "Reserved", "Ring", "RingStats", "SideStats"]
+
+_PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
+_SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
+_NAMES = ("producer", "consumer")
+_AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
+    -errno.EAGAIN,
+    -errno.ENOTCONN,
+    -errno.ETIMEDOUT,
+    -errno.EOWNERDEAD,
+    -errno.EINTR,
+)
+_CALLS = fast.RingCalls if not TYPE_CHECKING else object
+
+
+@dataclass(frozen=True, slots=True)
+class SideStats:
+    """One side of a ring. `state`: "free" (nobody yet), "open", "closed" or "dead"; `pid` is who has, or had, it."""
+
+    records: int
+    bytes: int
+    waits: int
+    wakes: int
+    state: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RingStats:
+    """`depth`: bytes in the ring now, headers included; `most`: as found by either side when it looked."""
+
+    capacity: int
+    depth: int
+    most: int
+    producer: SideStats
+    consumer: SideStats
+
+
+class Ring(_CALLS):
+    """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the first
+    `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
+
+    A context manager and, for its consumer, an iterator: it ends when the producer closes.
+    """
+
+    __slots__ = ("__weakref__", "_core", "_segment", "_spin")
+
+    _core: Any
+    _segment: Segment
+    _spin: float | None
+
+    if TYPE_CHECKING:  # these are C: csrc/python/fast_ring.c
+
+        def put(self, data: Any, timeout: float | None = None) -> None: ...
+        def put_nowait(self, data: Any) -> None: ...
+        def get(self, timeout: float | None = None) -> bytes: ...
+        def get_nowait(self) -> bytes: ...
+        def _put_some(self, items: list[Any], first: int) -> int: ...
+        def _put_records(self, buffer: Any, size: int, first: int) -> int: ...
+        def _get_some(self, most: int) -> list[bytes] | int: ...
+        def _get_records(self, buffer: Any, size: int) -> int: ...
+        def _hold(self, side: int) -> None: ...
+        def _let_go(self, side: int) -> None: ...
+        def _bind(self, address: int) -> None: ...
+
+    # ---- making and attaching ----
+
+    @classmethod
+    def create(cls, capacity: int, name: str | None = None, *, spin: float | None = None, **options: Any) -> Self:
+        """Make one, empty.
+
+        Args:
+            capacity: bytes of records and their headers (8 bytes each, and each record begins at a multiple of 8);
+                rounded up to a power of two, and to a page. A record has at most 8 bytes less.
+            name: what another program attaches it by. None: it has none, and is passed on.
+            spin: seconds that a wait looks before it sleeps, at most; 0: none. None: `default_spin()`. Where arrivals are
+                rarer than that it sleeps at once by itself.
+            options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
+
+        Returns:
+            The ring; it has neither side yet.
+
+        Raises:
+            ShmFailed: the system refused: the name is taken, no room, no permission. ValueError, TypeError.
+        """
+        about = ffi.new("cl_ring_about *")
+        ns = spin_ns("spin", spin)
+        size = integer(1, 2**62)("capacity", capacity)
+        shift = _HUGE.get(options.get("huge_pages") or "", 0)
+        if lib.cl_ring_describe(size, shift, about) < 0:
+            raise ValueError(f"capacity must be at most {2**40} bytes, not {capacity}")
+        segment = Segment()
+        segment._create(
+            about.size,
+            name,
+            lib.CL_SEGMENT_RING,
+            about=bytes(ffi.buffer(about)),
+            layout=lib.CL_RING_LAYOUT,
+            **options,
+        )
+        return cls._of(segment, ns, spin, populate=bool(options.get("populate")))
+
+    @classmethod
+    def attach(
+        cls, target: str | int | HasFileno | Handle, *, readonly: bool = False, spin: float | None = None
+    ) -> Self:
+        """Attach one that there is already.
+
+        Args:
+            target: its name, its `handle`, or a descriptor of it that was passed here.
+            readonly: it can only be looked at: `stats()`.
+            spin: as in `create`.
+
+        Raises:
+            ShmFailed: there is none of that name, no permission. Corrupted: it is no ring, or what it says of itself is
+                not so. ValueError, TypeError.
+        """
+        ns = spin_ns("spin", spin)
+        segment = Segment()
+        segment._attach(target, lib.CL_SEGMENT_RING, readonly)
+        return cls._of(segment, ns, spin)
+
+    @classmethod
+    def _of(cls, segment: Segment, ns: int, spin: float | None, populate: bool = False) -> Self:
+        out, fault = ffi.new("cl_ring **"), ffi.new("int32_t *")
+        rc = lib.cl_ring_open(segment._core, populate, out, fault)
+        if rc < 0:
+            what = repr(segment)
+            segment.close()
+            if rc == -errno.EBADMSG:
+                raise Corrupted(f"{what} does not say what ring it is: its sizes do not fit together")
+            raise shm_failed(-rc, f"cannot map the ring in {what}: {os.strerror(-rc)}")
+        ring = cls()
+        ring._segment, ring._spin = segment, spin
+        ring._core = ffi.gc(out[0], functools.partial(_free, segment._core))
+        ring._bind(int(ffi.cast("uintptr_t", out[0])))
+        lib.cl_ring_set_spin(ring._core, ns)
+        _open.add(ring)
+        return ring
+
+    # ---- what it is ----
+
+    @property
+    def name(self) -> str | None:
+        return self._segment.name
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of records and their headers."""
+        return int(self._report().capacity)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest record."""
+        return int(self._report().largest)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return self._segment.closed
+
+    @property
+    def predecessors(self) -> dict[str, int]:
+        """{"producer": pid}, {"consumer": pid}: who had the sides of this handle before it and died over them. What a dead
+        producer had put is in the ring, what it was about to put is not; what a dead consumer had got is gone."""
+        died = self._report().died
+        return {name: int(died[side]) for name, side in _SIDES.items() if died[side]}
+
+    @property
+    def handle(self) -> Handle:
+        """What another process attaches it by; picklable, as the ring itself is."""
+        return self._segment.handle
+
+    def fileno(self) -> int:
+        """The descriptor to pass on."""
+        return self._segment.fileno()
+
+    def stats(self) -> RingStats:
+        """What has gone through it and who is there; any handle may ask, also a read-only one."""
+        self._check_open()
+        out = ffi.new("cl_ring_stats *")
+        lib.cl_ring_stats_of(self._core, out)
+        sides = []
+        for side, tally in enumerate((out.producer, out.consumer)):
+            held = out.held[side] != 0
+            state = "closed" if out.closed[side] else "free" if not out.open[side] else "open" if held else "dead"
+            pid = int(out.pids[side]) or None
+            sides.append(
+                SideStats(int(tally.records), int(tally.bytes), int(tally.waits), int(tally.wakes), state, pid)
+            )
+        return RingStats(int(out.capacity), int(out.depth), int(out.most), *sides)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attached, (type(self), self.handle, self._spin)
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name is not None else ""
+        return f"<Ring{name} of {self.capacity} bytes{', closed' if self.closed else ''}>"
+
+    def _report(self) -> Any:
+        out = ffi.new("cl_ring_report *")
+        lib.cl_ring_report_of(self._core, out)
+        return out
+
+    def _check_open(self) -> None:
+        if self._segment.closed:
+            raise ValueError(f"{self!r} cannot be used any more")
+
+    # ---- sides ----
+
+    def take(self, side: str) -> int | None:
+        """Become the "producer" or the "consumer" now, not only with the first put or get.
+
+        Returns:
+            The pid of whoever had that side and died over it, or None.
+
+        Raises:
+            SideTaken: somebody has it. ShmError: it was our parent's before we were forked.
+        """
+        if side not in _SIDES:
+            raise ValueError(f"side must be 'producer' or 'consumer', not {side!r}")
+        self._take(_SIDES[side])
+        return self.predecessors.get(side)
+
+    def _take(self, side: int) -> None:
+        self._check_open()
+        rc = lib.cl_ring_take(self._core, side)
+        if rc == -errno.EBUSY:
+            pid = self._pid(side)
+            raise SideTaken(f"{self!r} has a {_NAMES[side]}: process {pid}; a ring has one (a Queue many)", pid)
+        if rc < 0:
+            raise self._failed(rc, side)
+        _close_with_the_process()
+
+    def _pid(self, side: int) -> int:
+        out = ffi.new("cl_ring_stats *")
+        lib.cl_ring_stats_of(self._core, out)
+        return int(out.pids[side])
+
+    # ---- waiting ----
+
+    def _seconds(self, timeout: Any) -> float:
+        return seconds("timeout", timeout)
+
+    def _deadline(self, timeout: Any) -> int:
+        """In ns; -1: none. Of time.monotonic, which is the clock that C has."""
+        return -1 if timeout is None else time.monotonic_ns() + int(seconds("timeout", timeout) * 1e9)
+
+    def _settle(self, rc: int, side: int, size: int, deadline: int | None, done: int = 0) -> None:
+        """Do something about `rc`, so that trying again is of use, or raise. `deadline` None: do not wait."""
+        if rc == _UNTAKEN or self._segment.closed:
+            self._take(side)
+            return
+        if rc != _AGAIN:
+            raise self._failed(rc, side, size)
+        if deadline is None:
+            rc = lib.cl_ring_look(self._core, side, size) or _TIMEOUT
+        else:
+            while (rc := lib.cl_ring_wait(self._core, side, size, deadline)) == _SIGNAL:
+                continue  # its handler has run
+        if rc == 1:
+            return
+        if rc == _TIMEOUT and side == _PRODUCER:
+            raise QueueFull(f"{self!r} had no room for {size} bytes in time", done)
+        if rc == _TIMEOUT:
+            raise QueueEmpty(f"{self!r} had no record in time")
+        if rc != _UNTAKEN:  # another thread has closed it: it is said above
+            raise self._failed(rc, side, size)
+
+    def _failed(self, rc: int, side: int, size: int = 0) -> Exception:
+        other = _NAMES[1 - side]
+        if rc == _DIED:
+            pid = self._pid(1 - side)
+            state = "full" if side == _PRODUCER else "empty"
+            return PeerDied(f"{self!r} is {state}, and its {other}, process {pid}, has died without closing it", pid)
+        if rc == -errno.EPIPE:
+            more = "nobody will get what is put" if side == _PRODUCER else "all that it had put was got"
+            return Closed(f"the {other} of {self!r} has closed it: {more}")
+        if rc == -errno.EMSGSIZE:
+            largest = self.largest
+            return ValueError(f"a record of {size} bytes never fits into {self!r}: the largest has {largest}")
+        if rc == -errno.ESTALE:
+            return ShmError(
+                f"this process was forked after {self!r} had become the {_NAMES[side]} in its parent: "
+                "attach the ring anew, when the parent has closed its own"
+            )
+        if rc == -errno.EBADMSG:
+            report = self._report()
+            found, expected = int(report.found), int(report.expected)
+            why = {
+                lib.CL_RING_DISTANCE: f"its head and tail are {found} bytes apart",
+                lib.CL_RING_ALIGNMENT: f"its head or tail is {found}, which is no multiple of 8",
+                lib.CL_RING_LENGTH: f"a record says that it has {found} bytes, where there are {expected}",
+            }.get(report.fault, f"fault {report.fault}")
+            return Corrupted(f"{self!r} was written to by somebody who may not: {why}; this handle is of no use any more")
+        if rc == -errno.EACCES:
+            return shm_failed(errno.EACCES, f"{self!r} was attached read-only, or its permissions are")
+        return shm_failed(-rc, f"{self!r}: {os.strerror(-rc)}")
+
+    # ---- putting ----
+
+    def _put_later(self, rc: int, data: Any, timeout: Any) -> None:
+        deadline = None if timeout is False else self._deadline(timeout)
+        size, one = memoryview(data).nbytes, [data]
+        while rc < 0:
+            self._settle(rc, _PRODUCER, size, deadline)
+            rc = self._put_some(one, 0)
+
+    def put_many(self, records: Iterable[Any], timeout: float | None = None) -> None:
+        """Put all of them, in order; the consumer sees as many at once as there was room for.
+
+        Args:
+            records: bytes or buffers.
+            timeout: seconds for all of them.
+
+        Raises:
+            QueueFull: the time is over; its `done` is how many were put. As `put`.
+        """
+        items = list(records)
+        deadline = self._deadline(timeout)
+        done = 0
+        while done < len(items):
+            rc = self._put_some(items, done)
+            if rc < 0:
+                self._settle(rc, _PRODUCER, memoryview(items[done]).nbytes, deadline, done)
+            else:
+                done += rc
+
+    def records_in(self, array: np.ndarray[Any, Any], timeout: float | None = None) -> None:
+        """Put each element along the first axis of a numpy array as a record.
+
+        Args:
+            array: of any dtype without Python objects, structured ones too. What is not contiguous is copied first.
+            timeout: seconds for all of them.
+
+        Raises:
+            QueueFull: the time is over; its `done` is how many were put. As `put`.
+        """
+        import numpy as np
+
+        if array.dtype.hasobject:
+            raise TypeError(f"an array of {array.dtype} cannot be put: Python objects are pointers into one process")
+        if array.ndim < 1:
+            raise ValueError("array must have at least one axis: its elements are the records")
+        deadline = self._deadline(timeout)
+        if not array.size:
+            return
+        size = array.nbytes // len(array)
+        flat = np.ascontiguousarray(array).reshape(-1).view("u1")
+        done = 0
+        while done < len(array):
+            rc = self._put_records(flat, size, done)
+            if rc < 0:
+                self._settle(rc, _PRODUCER, size, deadline, done)
+            else:
+                done += rc
+
+    def reserve(self, size: int, timeout: float | None = None) -> Reserved:
+        """Room for a record in the ring itself, to be written where the consumer will read it.
+
+            with ring.reserve(1000) as view:    # a memoryview
+                view[:5] = b"hello"             # committed at the end of the block; not at all if it raises
+
+        Args:
+            size: bytes; `commit(fewer)` of what is returned puts fewer of them.
+            timeout: seconds to wait for the room.
+        """
+        integer(0, 2**62)("size", size)
+        deadline = self._deadline(timeout)
+        out = ffi.new("uint8_t **")
+        while True:
+            self._hold(_PRODUCER)
+            rc = lib.cl_ring_reserve(self._core, size, out)
+            if rc == 0:
+                return Reserved(self, self._map(out[0], size))
+            self._let_go(_PRODUCER)
+            self._settle(rc, _PRODUCER, size, deadline)
+
+    def _map(self, address: Any, size: int) -> memoryview:
+        # The pointer's destructor does nothing; it is there to hold the core's object, and by that the mapping.
+        return memoryview(ffi.buffer(ffi.gc(address, functools.partial(_nothing, self._core)), size))
+
+    # ---- getting ----
+
+    def _get_later(self, rc: int, timeout: Any, unused: object) -> bytes:
+        deadline = None if timeout is False else self._deadline(timeout)
+        while True:
+            self._settle(rc, _CONSUMER, 0, deadline)
+            found = self._get_some(1)
+            if not isinstance(found, int):
+                return found[0]
+            rc = found
+
+    def get_many(self, most: int, timeout: float | None = None) -> list[bytes]:
+        """Wait for a record, and get all there are by then.
+
+        Args:
+            most: of them, at least 1.
+            timeout: seconds to wait for the first.
+
+        Returns:
+            At least one.
+
+        Raises:
+            As `get`.
+        """
+        integer(1, sys.maxsize)("most", most)
+        deadline = self._deadline(timeout)
+        while True:
+            found = self._get_some(most)
+            if not isinstance(found, int):
+                return found
+            self._settle(found, _CONSUMER, 0, deadline)
+
+    def records_out(self, dtype: DTypeLike, most: int, timeout: float | None = None) -> np.ndarray[Any, Any]:
+        """Wait for a record, and get all of that size there are by then, as an array.
+
+        Args:
+            dtype: of one record; without Python objects.
+            most: of them, at least 1; so much memory is allocated.
+            timeout: seconds to wait for the first.
+
+        Returns:
+            An array of its own of at least one element; it ends before a record of another size.
+
+        Raises:
+            ValueError: the first record has another size: it stays where it is. As `get`.
+        """
+        import numpy as np
+
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"records of {kind} cannot be got: Python objects are pointers into one process's memory")
+        if kind.itemsize < 1:
+            raise ValueError(f"dtype must have a size, as {kind} has not")
+        deadline = self._deadline(timeout)
+        made = np.empty(integer(1, sys.maxsize)("most", most), kind)
+        flat = made.view("u1") if kind.itemsize != 1 else made.view("u1")
+        while (rc := self._get_records(flat, kind.itemsize)) < 0:
+            self._settle(rc, _CONSUMER, 0, deadline)
+        return made[:rc]
+
+    def peek(self, timeout: float | None = None) -> Peeked:
+        """The next record where it lies.
+
+            with ring.peek() as view:           # a read-only memoryview
+                use(view)                       # its room is the producer's at the end; if it raises, the record stays
+
+        A producer that means harm can change it while it is read: copy what something is decided by.
+        """
+        deadline = self._deadline(timeout)
+        data, size = ffi.new("uint8_t **"), ffi.new("int64_t *")
+        while True:
+            self._hold(_CONSUMER)
+            rc = lib.cl_ring_peek(self._core, data, size)
+            if rc == 0:
+                return Peeked(self, self._map(data[0], size[0]).toreadonly())
+            self._let_go(_CONSUMER)
+            self._settle(rc, _CONSUMER, 0, deadline)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its records, until the producer closes."""
+        while True:
+            try:
+                found = self.get()
+            except Closed:
+                return
+            yield found
+
+    # ---- under an event loop ----
+
+    async def aput(self, data: Any, timeout: float | None = None) -> None:
+        """`put`, for an event loop."""
+        size, one = memoryview(data).nbytes, [data]
+        deadline, turn = self._deadline(timeout), 0
+        while (rc := self._put_some(one, 0)) < 0:
+            turn = await self._settle_async(rc, _PRODUCER, size, deadline, turn)
+
+    async def aget(self, timeout: float | None = None) -> bytes:
+        """`get`, for an event loop."""
+        deadline, turn = self._deadline(timeout), 0
+        while True:
+            found = self._get_some(1)
+            if not isinstance(found, int):
+                return found[0]
+            turn = await self._settle_async(found, _CONSUMER, 0, deadline, turn)
+
+    async def _settle_async(self, rc: int, side: int, size: int, deadline: int, turn: int) -> int:
+        """By the loop's timers: nothing that a selector takes is woken yet. The pauses grow from 50 us to 5 ms."""
+        import asyncio
+
+        if rc != _AGAIN or deadline >= 0 and time.monotonic_ns() >= deadline:
+            self._settle(rc, side, size, None)
+        elif turn < 4:
+            await asyncio.sleep(0)
+        else:
+            if turn % 16 == 0:
+                try:
+                    self._settle(rc, side, size, None)  # asks whether the other side lives
+                except (QueueFull, QueueEmpty):
+                    pass
+            pause = min(50e-6 * 2 ** min(turn - 4, 7), 5e-3)
+            if deadline >= 0:
+                pause = min(pause, max(deadline - time.monotonic_ns(), 0) / 1e9)
+            await asyncio.sleep(pause)
+        return turn + 1
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Its records, until the producer closes."""
+        while True:
+            try:
+                found = await self.aget()
+            except Closed:
+                return
+            yield found
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Let go of it. The other side is woken and told, if this handle has put or got: a consumer gets what is there and
+        then Closed; a producer Closed at once. Does nothing the second time."""
+        if self._segment.closed:
+            return
+        for side in _SIDES.values():
+            lib.cl_ring_leave(self._core, side)
+        self._segment.close()
+        _open.discard(self)
+
+    def unlink(self) -> None:
+        """Remove its name: those who hold it keep it, nobody finds it any more."""
+        self._segment.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_core") and not sys.is_finalizing():
+            self.close()
+
+
+class _Borrowed:
+    """A piece of a ring that the program has: the side is its own until it is done."""
+
+    __slots__ = ("_ring", "view")
+
+    def __init__(self, ring: Ring, view: memoryview) -> None:
+        self._ring: Ring | None = ring
+        self.view = view
+
+    def _take_ring(self) -> Ring:
+        ring, self._ring = self._ring, None
+        if ring is None:
+            raise ValueError("this record is done with: it was committed, released or given up")
+        try:
+            self.view.release()
+        except BufferError:
+            pass  # somebody has a view of it: it stays mapped, and is the ring's again
+        return ring
+
+    def __enter__(self) -> memoryview:
+        return self.view
+
+
+class Reserved(_Borrowed):
+    """Room for a record. `view` is its memory."""
+
+    __slots__ = ()
+
+    def commit(self, size: int | None = None) -> None:
+        """Let the consumer have it, or its first `size` bytes."""
+        most = self.view.nbytes
+        count = most if size is None else integer(0, most)("size", size)
+        ring = self._take_ring()
+        rc = lib.cl_ring_add(ring._core, count)
+        rc = rc if rc < 0 else lib.cl_ring_commit(ring._core)
+        ring._let_go(_PRODUCER)
+        if rc < 0:
+            ring._check_open()
+            raise ring._failed(rc, _PRODUCER)
+
+    def abandon(self) -> None:
+        """Nothing was put."""
+        ring = self._take_ring()
+        lib.cl_ring_abandon(ring._core)
+        ring._let_go(_PRODUCER)
+
+    def __exit__(self, kind: object, *unused: object) -> None:
+        if self._ring is not None:
+            if kind is None:
+                self.commit()
+            else:
+                self.abandon()
+
+    def __del__(self) -> None:
+        if self._ring is not None:
+            self.abandon()
+
+
+class Peeked(_Borrowed):
+    """The next record. `view` is its memory, read-only."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """It is done with: its room is the producer's."""
+        ring = self._take_ring()
+        rc = lib.cl_ring_release(ring._core)
+        ring._let_go(_CONSUMER)
+        if rc < 0:
+            ring._check_open()
+            raise ring._failed(rc, _CONSUMER)
+
+    def keep(self) -> None:
+        """It stays: the next get is of it."""
+        ring = self._take_ring()
+        lib.cl_ring_rewind(ring._core)
+        ring._let_go(_CONSUMER)
+
+    def __exit__(self, kind: object, *unused: object) -> None:
+        if self._ring is not None:
+            if kind is None:
+                self.release()
+            else:
+                self.keep()
+
+    def __del__(self) -> None:
+        if self._ring is not None:
+            self.keep()
+
+
+# What is alive at the interpreter's end is not finalised; a program that ends has closed what it had, it has not died.
+_open: weakref.WeakSet[Ring] = weakref.WeakSet()
+_told: set[int] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    for ring in list(_open):
+        ring.close()
+
+
+def _close_with_the_process() -> None:
+    """A child of multiprocessing ends without running atexit; it has a list of its own."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _told:
+        _told.add(os.getpid())
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
+def _free(segment: Any, core: Any) -> None:
+    lib.cl_ring_free(core)
+    del segment
+
+
+def _nothing(core: Any, address: Any) -> None:
+    del core, address
+
+
+def _attached(cls: type[Ring], handle: Handle, spin: float | None) -> Ring:
+    return cls.attach(handle, spin=spin)
