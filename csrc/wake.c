@@ -92,6 +92,10 @@ uint32_t cl__serve(_Atomic uint32_t *word)
     /* Whoever sleeps by now was asked to look before; whoever or-s its bit in after this looks after it. Partner: W2. */
     uint32_t found = cl__and(word, ~(uint32_t)CL__ASKS);
     CL_FAULT(53);
+    /* Between the two: whoever read the old count is asleep before the wake-up, or finds another word when it comes to
+     * sleep. Partner: the comparison in cl__word_sleep. */
+    cl__add(word, CL__COUNT);
+    CL_FAULT(54);
     if (found & CL__SLEEP)
         cl__word_wake(word);
     return found & CL__ASKS;

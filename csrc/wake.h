@@ -5,13 +5,21 @@
  *     waiter                                  publisher
  *     spin a little                           publish            exchange, seq_cst           W1
  *     word |= SLEEP      fetch_or, seq_cst W2 word & ASKS ?      load, seq_cst               W3
- *     look once more     load, seq_cst     W4     word &= ~ASKS  fetch_and, and serve each bit that was set
- *     futex_wait(word), 100 ms at most
+ *     look once more     load, seq_cst     W4     word &= ~ASKS  fetch_and: these bits are to be served
+ *     futex_wait(word), 100 ms at most          word += COUNT  fetch_add; then wake all, write the descriptor
  *
  * All four are in one order. If W3 comes before W2, then W1 does too, and W4 sees what was published; else W3 sees the bit.
  * With a plain store for W1, the processor may do W3 first: both look, neither sees, and the waiter sleeps on something.
  *
  *     publisher: W3, 0     waiter: W2, W4, nothing there     publisher: the store arrives     waiter: sleeps
+ *
+ * The upper bits of the word count how often it was served, for where several wait. Without them, or if they were counted
+ * before the bits are taken out:
+ *
+ *     A: W2, W4, nothing there     publisher: publishes, takes SLEEP out, wakes nobody yet     B: W2, SLEEP is back
+ *     A: futex_wait finds the word as it had left it, and sleeps on what was published
+ *
+ * As it is, A finds another count if it comes after that, and is asleep before the wake-up if it comes before.
  *
  * Bits are or-ed in, never stored: a store would erase another waiter's. There is no count of waiters: one that is killed
  * would stay counted. Whoever is killed between publishing and waking, or stopped there, delays the waiter by the rest of
@@ -25,7 +33,7 @@
 
 /* SLEEP, POLL: somebody wants to be woken, there or through a descriptor. OPEN, CLOSED: of the object's, if it has use for
  * them: so that its other side, which looks at the word anyway, sees them for nothing. */
-enum { CL__SLEEP = 1, CL__POLL = 2, CL__ASKS = 3, CL__OPEN = 4, CL__CLOSED = 8 };
+enum { CL__SLEEP = 1, CL__POLL = 2, CL__ASKS = 3, CL__OPEN = 4, CL__CLOSED = 8, CL__COUNT = 16 /* and all above it */ };
 
 #define CL__LOOK_NS 100000000LL /* a sleeper looks by itself, and asks whether the others live */
 #define CL__SPIN_NS 50000LL     /* about what being woken costs on a machine in the cloud */

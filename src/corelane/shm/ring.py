@@ -470,7 +470,7 @@ class Ring(_CALLS):
             raise ValueError(f"dtype must have a size, as {kind} has not")
         deadline = self._deadline(timeout)
         made = np.empty(integer(1, sys.maxsize)("most", most), kind)
-        flat = made.view("u1") if kind.itemsize != 1 else made.view("u1")
+        flat = made.view("u1")
         while (rc := self._get_records(flat, kind.itemsize)) < 0:
             self._settle(rc, _CONSUMER, 0, deadline)
         return made[:rc]
@@ -585,10 +585,14 @@ class _Borrowed:
         self._ring: Ring | None = ring
         self.view = view
 
-    def _take_ring(self) -> Ring:
-        ring, self._ring = self._ring, None
-        if ring is None:
+    def _check_undone(self) -> None:
+        if self._ring is None:
             raise ValueError("this record is done with: it was committed, released or given up")
+
+    def _take_ring(self) -> Ring:
+        self._check_undone()
+        ring, self._ring = self._ring, None
+        assert ring is not None
         try:
             self.view.release()
         except BufferError:
@@ -606,6 +610,7 @@ class Reserved(_Borrowed):
 
     def commit(self, size: int | None = None) -> None:
         """Let the consumer have it, or its first `size` bytes."""
+        self._check_undone()
         most = self.view.nbytes
         count = most if size is None else integer(0, most)("size", size)
         ring = self._take_ring()

@@ -1,0 +1,166 @@
+/* The wake-up protocol of csrc/wake.h, on processors that store later than they say (x86's TSO): the publisher has a buffer
+ * of stores, which reach memory at any later time; a read-modify-write waits until it is empty. (The waiters' only stores
+ * are read-modify-writes.)
+ *
+ * One publisher, RECORDS records; WAITERS wait, and each wants to see all of them, as those of a broadcast do. Waiters with
+ * an even number sleep on the word (SLEEP), the others on a descriptor (POLL). With KILL the publisher may be killed before
+ * any step, and any waiter while it waits.
+ *
+ * What must hold: nobody sleeps for ever over something that was published. The 100 ms after which a sleeper looks by itself
+ * are left out, as they would hide every mistake; but where the publisher was killed they are what ends the sleep.
+ *
+ * Mutations, each of which must be found:
+ *   PLAIN_STORE        publishing is a plain store, which may reach memory after the word was looked at
+ *   NO_LOOK            the waiter does not look again after it has or-ed its bit in
+ *   STORE_BIT          the waiter stores its bit: another's is gone
+ *   WAKE_ONE           one of the sleepers is woken (needs WAITERS=3: two on the word)
+ *   CLEAR_AFTER_WAKE   the bits are taken out after the wake-up, not before
+ *   NO_COUNT           servings are not counted: another waiter puts the bit back that a serving took out
+ *   COUNT_FIRST        they are counted before the bits are taken out
+ *   NO_COMPARE         the sleep does not compare the word: what came between the look and the sleep is lost */
+#ifndef RECORDS
+#define RECORDS 2
+#endif
+#ifndef WAITERS
+#define WAITERS 2
+#endif
+
+byte tail;              /* in memory */
+byte word;              /* in memory: its bits */
+byte served;            /* in memory: its upper bits, how often it was served */
+bool buffered;          /* a store of tail that has not reached memory */
+byte stored;            /* its value */
+bool dead;              /* the publisher */
+bool asleep[WAITERS];   /* in the kernel */
+
+#define BIT(who) (1 << (who % 2))
+
+#ifdef KILL
+#define MAYBE_KILLED if :: dead = true; goto killed :: skip fi
+#else
+#define MAYBE_KILLED skip
+#endif
+
+inline wake(bits)
+{
+    d_step {
+        i = 0;
+        do
+        :: i < WAITERS && asleep[i] && (bits & BIT(i)) != 0 ->
+            asleep[i] = false;
+#ifdef WAKE_ONE
+            break;
+#endif
+            i++
+        :: i < WAITERS && !(asleep[i] && (bits & BIT(i)) != 0) -> i++
+        :: i >= WAITERS -> break
+        od;
+        i = 0
+    }
+}
+
+active proctype memory()
+{
+end:
+    do
+    :: atomic { buffered -> tail = stored; buffered = false }
+    od
+}
+
+active proctype publisher()
+{
+    byte n = 0, bits = 0, i = 0;
+    do
+    :: n < RECORDS ->
+        n++;
+        MAYBE_KILLED;
+#ifdef PLAIN_STORE
+        atomic { !buffered -> stored = n; buffered = true };
+#else
+        atomic { !buffered -> tail = n };                       /* W1 */
+#endif
+        MAYBE_KILLED;
+        if
+        :: word == 0 -> skip                                    /* W3 */
+        :: word != 0 ->
+            MAYBE_KILLED;
+#ifdef CLEAR_AFTER_WAKE
+            bits = word;
+            wake(bits);
+            atomic { !buffered -> word = 0 }
+#else
+#ifdef COUNT_FIRST
+            atomic { !buffered -> served++ };
+            MAYBE_KILLED;
+#endif
+            atomic { !buffered -> bits = word; word = 0 };
+#if !defined(COUNT_FIRST) && !defined(NO_COUNT)
+            MAYBE_KILLED;
+            atomic { !buffered -> served++ };
+#endif
+            MAYBE_KILLED;
+            wake(bits)
+#endif
+        fi
+    :: n == RECORDS -> break
+    od;
+killed:
+    skip
+}
+
+proctype waiter(byte me)
+{
+    byte head = 0, seen = 0, count = 0;
+    do
+    :: head == RECORDS -> break
+    :: head < RECORDS ->
+#ifdef KILL
+        if :: goto over :: skip fi;
+#endif
+        if
+        :: tail != head -> head++                               /* there is one */
+        :: tail == head ->
+#ifdef STORE_BIT
+            atomic { seen = BIT(me); word = seen; count = served };
+#else
+            atomic { word = word | BIT(me); seen = word; count = served };  /* W2 */
+#endif
+            if
+#ifndef NO_LOOK
+            :: tail != head -> skip                             /* W4 */
+            :: tail == head ->
+#else
+            :: true ->
+#endif
+                /* The kernel compares and sleeps in one step; a descriptor is readable from when its bit was served. */
+                atomic {
+                    if
+#ifdef NO_COMPARE
+                    :: true -> asleep[me] = true
+#else
+                    :: me % 2 == 0 && word == seen && served == count -> asleep[me] = true
+                    :: me % 2 == 1 && (word & BIT(me)) != 0 -> asleep[me] = true
+                    :: else -> skip
+#endif
+                    fi
+                };
+                if
+                :: !asleep[me] -> skip
+                :: dead && asleep[me] -> goto over              /* 100 ms later; its lease is free */
+                fi
+            fi
+        fi
+    od;
+over:
+    asleep[me] = false
+}
+
+init {
+    byte i = 0;
+    atomic {
+        do
+        :: i < WAITERS -> run waiter(i); i++
+        :: i == WAITERS -> break
+        od
+    }
+}
