@@ -22,7 +22,11 @@ def check(directory, *defines):
     flags = [f"-D{each}" for each in defines]
     subprocess.run(["spin", *flags, "-a", str(MODEL)], cwd=directory, check=True, capture_output=True, timeout=60)
     subprocess.run(
-        [*CC, "-O2", "-w", "-DSAFETY", "-o", "pan", "pan.c"], cwd=directory, check=True, capture_output=True, timeout=120
+        [*CC, "-O2", "-w", "-DSAFETY", "-o", "pan", "pan.c"],
+        cwd=directory,
+        check=True,
+        capture_output=True,
+        timeout=120,
     )
     done = subprocess.run(["./pan", "-m100000"], cwd=directory, capture_output=True, text=True, check=True, timeout=60)
     assert "max search depth too small" not in done.stdout
@@ -53,7 +57,8 @@ def test_nobody_sleeps_for_ever(tmp_path, bounds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mutation", ["PLAIN_STORE", "NO_LOOK", "STORE_BIT", "WAKE_ONE", "CLEAR_AFTER_WAKE", "NO_COUNT", "COUNT_FIRST", "NO_COMPARE"]
+    "mutation",
+    ["PLAIN_STORE", "NO_LOOK", "STORE_BIT", "WAKE_ONE", "CLEAR_AFTER_WAKE", "NO_COUNT", "COUNT_FIRST", "NO_COMPARE"],
 )
 def test_a_mutation_is_found(tmp_path, mutation):
     assert check(tmp_path, "WAITERS=3", mutation)[0] > 0

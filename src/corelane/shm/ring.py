@@ -1,7 +1,8 @@
 """Rings: bytes records of any size from one process to another, at the speed of the cache.
 
-A Ring owns its Segment, a second mapping of the records, and, once it has put or got, that side of the ring: a lease which
-ends with the process, however it ends. What never waits is C that keeps the GIL (`corelane._fast`); what waits lets it go.
+A Ring owns its Segment, a second mapping of the records, and, once it has put or got, that side of the ring: a lease
+which ends with the process, however it ends. What never waits is C that keeps the GIL (csrc/python/fast_ring.c); what
+waits lets it go.
 
 A forked child has the object and none of its sides: it takes those that its parent has not.
 """
@@ -9,6 +10,7 @@ A forked child has the object and none of its sides: it takes those that its par
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import functools
 import os
@@ -45,7 +47,24 @@ _AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
     -errno.EOWNERDEAD,
     -errno.EINTR,
 )
-_CALLS = fast.RingCalls if not TYPE_CHECKING else object
+
+if TYPE_CHECKING:
+
+    class _Calls:  # these are C: csrc/python/fast_ring.c
+        def put(self, data: Any, timeout: float | None = None) -> None: ...
+        def put_nowait(self, data: Any) -> None: ...
+        def get(self, timeout: float | None = None) -> bytes: ...
+        def get_nowait(self) -> bytes: ...
+        def _put_some(self, items: list[Any], first: int) -> int: ...
+        def _put_records(self, buffer: Any, size: int, first: int) -> int: ...
+        def _get_some(self, most: int) -> list[bytes] | int: ...
+        def _get_records(self, buffer: Any, size: int) -> int: ...
+        def _hold(self, side: int) -> None: ...
+        def _let_go(self, side: int) -> None: ...
+        def _bind(self, address: int) -> None: ...
+
+else:
+    _Calls = fast.RingCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +90,9 @@ class RingStats:
     consumer: SideStats
 
 
-class Ring(_CALLS):
-    """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the first
-    `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
+class Ring(_Calls):
+    """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the
+    first `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
 
     A context manager and, for its consumer, an iterator: it ends when the producer closes.
     """
@@ -83,20 +102,6 @@ class Ring(_CALLS):
     _core: Any
     _segment: Segment
     _spin: float | None
-
-    if TYPE_CHECKING:  # these are C: csrc/python/fast_ring.c
-
-        def put(self, data: Any, timeout: float | None = None) -> None: ...
-        def put_nowait(self, data: Any) -> None: ...
-        def get(self, timeout: float | None = None) -> bytes: ...
-        def get_nowait(self) -> bytes: ...
-        def _put_some(self, items: list[Any], first: int) -> int: ...
-        def _put_records(self, buffer: Any, size: int, first: int) -> int: ...
-        def _get_some(self, most: int) -> list[bytes] | int: ...
-        def _get_records(self, buffer: Any, size: int) -> int: ...
-        def _hold(self, side: int) -> None: ...
-        def _let_go(self, side: int) -> None: ...
-        def _bind(self, address: int) -> None: ...
 
     # ---- making and attaching ----
 
@@ -108,8 +113,8 @@ class Ring(_CALLS):
             capacity: bytes of records and their headers (8 bytes each, and each record begins at a multiple of 8);
                 rounded up to a power of two, and to a page. A record has at most 8 bytes less.
             name: what another program attaches it by. None: it has none, and is passed on.
-            spin: seconds that a wait looks before it sleeps, at most; 0: none. None: `default_spin()`. Where arrivals are
-                rarer than that it sleeps at once by itself.
+            spin: seconds that a wait looks before it sleeps, at most; 0: none. None: `default_spin()`. Where arrivals
+                are rarer than that it sleeps at once by itself.
             options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
 
         Returns:
@@ -196,8 +201,8 @@ class Ring(_CALLS):
 
     @property
     def predecessors(self) -> dict[str, int]:
-        """{"producer": pid}, {"consumer": pid}: who had the sides of this handle before it and died over them. What a dead
-        producer had put is in the ring, what it was about to put is not; what a dead consumer had got is gone."""
+        """{"producer": pid}, {"consumer": pid}: who had the sides of this handle before it and died over them. What a
+        dead producer had put is in the ring, what it was about to put is not; what a dead consumer had got is gone."""
         died = self._report().died
         return {name: int(died[side]) for name, side in _SIDES.items() if died[side]}
 
@@ -327,7 +332,7 @@ class Ring(_CALLS):
                 lib.CL_RING_ALIGNMENT: f"its head or tail is {found}, which is no multiple of 8",
                 lib.CL_RING_LENGTH: f"a record says that it has {found} bytes, where there are {expected}",
             }.get(report.fault, f"fault {report.fault}")
-            return Corrupted(f"{self!r} was written to by somebody who may not: {why}; this handle is of no use any more")
+            return Corrupted(f"{self!r} was written to by a stranger: {why}; this handle is of no use any more")
         if rc == -errno.EACCES:
             return shm_failed(errno.EACCES, f"{self!r} was attached read-only, or its permissions are")
         return shm_failed(-rc, f"{self!r}: {os.strerror(-rc)}")
@@ -524,16 +529,14 @@ class Ring(_CALLS):
         """By the loop's timers: nothing that a selector takes is woken yet. The pauses grow from 50 us to 5 ms."""
         import asyncio
 
-        if rc != _AGAIN or deadline >= 0 and time.monotonic_ns() >= deadline:
+        if rc != _AGAIN or (deadline >= 0 and time.monotonic_ns() >= deadline):
             self._settle(rc, side, size, None)
         elif turn < 4:
             await asyncio.sleep(0)
         else:
             if turn % 16 == 0:
-                try:
+                with contextlib.suppress(QueueFull, QueueEmpty):
                     self._settle(rc, side, size, None)  # asks whether the other side lives
-                except (QueueFull, QueueEmpty):
-                    pass
             pause = min(50e-6 * 2 ** min(turn - 4, 7), 5e-3)
             if deadline >= 0:
                 pause = min(pause, max(deadline - time.monotonic_ns(), 0) / 1e9)
@@ -552,8 +555,8 @@ class Ring(_CALLS):
     # ---- the end ----
 
     def close(self) -> None:
-        """Let go of it. The other side is woken and told, if this handle has put or got: a consumer gets what is there and
-        then Closed; a producer Closed at once. Does nothing the second time."""
+        """Let go of it. The other side is woken and told, if this handle has put or got: a consumer gets what is there
+        and then Closed; a producer Closed at once. Does nothing the second time."""
         if self._segment.closed:
             return
         for side in _SIDES.values():
@@ -593,10 +596,8 @@ class _Borrowed:
         self._check_undone()
         ring, self._ring = self._ring, None
         assert ring is not None
-        try:
+        with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the ring's again
             self.view.release()
-        except BufferError:
-            pass  # somebody has a view of it: it stays mapped, and is the ring's again
         return ring
 
     def __enter__(self) -> memoryview:

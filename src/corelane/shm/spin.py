@@ -20,7 +20,7 @@ _default: float | None = None
 
 
 def set_default_spin(span: float | None) -> None:
-    """Let channels that are made or attached from now on spin for at most so many seconds in each wait; 0: sleep at once.
+    """Let channels that are made or attached from now on spin for at most so many seconds in each wait; 0: not at all.
 
     None is the beginning's: 50 microseconds, or 0 where this process has fewer than two CPUs' worth of time: there the
     other side can do nothing while we spin.
