@@ -70,6 +70,7 @@ COMMON = [
     "csrc/queue.c",
     "csrc/queue_members.c",
     "csrc/wake.c",
+    "csrc/bell.c",
     "csrc/ring.c",
 ]
 # Platform is a file, not an #if: the build picks one column.

@@ -35,6 +35,7 @@ typedef struct door {
     _Alignas(LINE) _Atomic uint32_t word; /* CL__*: OPEN, CLOSED of the side that waits here */
     _Atomic uint64_t wake_at;             /* the producer's: wake it when head is there */
     _Atomic int64_t pid;
+    cl__bell_place bell;
 } door;
 
 typedef struct tally {
@@ -61,8 +62,10 @@ typedef struct side {
     uint64_t reserved;       /* bytes of record at the cursor, and 1; 0: none */
     uint64_t records_all, bytes_all, most; /* the tally */
     int64_t died;
-    int was_taken;
+    _Atomic int was_taken;
     cl__waiter waiter;
+    cl__bell bell;
+    cl__ringer ringer; /* for the other side's bell */
 } side;
 
 struct cl_ring {
@@ -75,6 +78,7 @@ struct cl_ring {
     void *mapping;
     size_t mapped;
     int read_only;
+    _Atomic int is_closed; /* for good: no thread of ours may take a side any more */
     int fault;
     uint64_t found, expected;
 };
@@ -161,6 +165,10 @@ int64_t cl_ring_open(cl_segment *segment, int32_t populate, cl_ring **out, int32
     ring->capacity = (uint64_t)about.capacity;
     ring->mask = ring->capacity - 1;
     ring->read_only = report.read_only;
+    for (int i = 0; i < CL_RING_SIDES; i++) {
+        ring->sides[i].bell = (cl__bell){{-1, -1}};
+        ring->sides[i].ringer.fd = -1;
+    }
     cl_ring_set_spin(ring, CL__SPIN_NS);
     rc = map_twice(ring, (int)report.fd, &about, populate ? MAP_POPULATE : 0);
     if (rc < 0) {
@@ -175,6 +183,10 @@ void cl_ring_free(cl_ring *ring)
 {
     if (!ring)
         return;
+    for (int i = 0; i < CL_RING_SIDES; i++) {
+        cl__bell_close(&ring->sides[i].bell);
+        cl__ringer_close(&ring->sides[i].ringer);
+    }
     if (ring->mapping)
         munmap(ring->mapping, ring->mapped);
     free(ring);
@@ -194,7 +206,7 @@ __attribute__((cold, noinline)) static int64_t poison(cl_ring *ring, int fault, 
 
 __attribute__((cold, noinline)) static int64_t why_not(const cl_ring *ring, const side *mine)
 {
-    return ring->fault ? -EBADMSG : mine->was_taken ? -ESTALE : -ENOTCONN;
+    return cl__load(&ring->is_closed) ? -EBADF : ring->fault ? -EBADMSG : mine->was_taken ? -ESTALE : -ENOTCONN;
 }
 
 static inline int is_ours(const cl_ring *ring, const side *mine)
@@ -240,6 +252,16 @@ static void set_state(_Atomic uint32_t *word, uint32_t off, uint32_t on)
         continue;
 }
 
+/* Wake whoever asks at the door of `which`: we are the side opposite. */
+static uint32_t wake_side(cl_ring *ring, int which)
+{
+    door *door = &ring->shared->doors[which];
+    uint32_t asked = cl__serve(&door->word);
+    if (asked & CL__POLL)
+        cl__bell_ring(&ring->sides[!which].ringer, &door->bell);
+    return asked;
+}
+
 static uint64_t own_index(const cl_ring *ring, int which)
 {
     return which == CL_RING_PRODUCER ? cl__load_acquire(&ring->shared->tail) : cl__load_acquire(&ring->shared->head);
@@ -250,8 +272,8 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
     side *mine = &ring->sides[which];
-    if (ring->fault)
-        return -EBADMSG;
+    if (ring->fault || cl__load(&ring->is_closed))
+        return why_not(ring, mine);
     if (is_ours(ring, mine))
         return 0;
     if (ring->read_only)
@@ -269,6 +291,7 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
         cl__segment_drop_part(ring->segment, which);
         return rc;
     }
+    cl__bell_close(&mine->bell); /* if we have it, it was our parent's */
     uint64_t index = which == CL_RING_PRODUCER ? tail : head;
     tally *told = &ring->shared->tallies[which];
     cl__store_relaxed(&mine->index, index);
@@ -284,9 +307,22 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
     CL_FAULT(2);
     cl__store_relaxed(&door->pid, cl__sys_getpid());
     set_state(&door->word, CL__CLOSED, CL__OPEN);
-    cl__store_relaxed(&mine->generation, generation);
     mine->was_taken = 1;
+    cl__exchange(&mine->generation, generation); /* partner: cl_ring_close, which sees this, or is seen */
+    if (cl__load(&ring->is_closed)) {
+        cl_ring_leave(ring, which);
+        return -EBADF;
+    }
     return died;
+}
+
+/* A thread that waits in the side that is left here would take it anew, if it were not told that it is for good. */
+int64_t cl_ring_close(cl_ring *ring)
+{
+    cl__exchange(&ring->is_closed, 1); /* partner: the load in cl_ring_take */
+    for (int i = 0; i < CL_RING_SIDES; i++)
+        cl_ring_leave(ring, i);
+    return 0;
 }
 
 int64_t cl_ring_leave(cl_ring *ring, int32_t which)
@@ -302,10 +338,12 @@ int64_t cl_ring_leave(cl_ring *ring, int32_t which)
     /* First the word, then the lease: a waiter that finds the lease free looks at the word once more, and so takes nobody for
      * dead who has closed. Killed in between, we have closed. */
     set_state(&ring->shared->doors[which].word, CL__OPEN, CL__CLOSED);
-    cl__serve(&ring->shared->doors[!which].word);
+    wake_side(ring, !which);
     cl__serve(&ring->shared->doors[which].word); /* another thread of ours may sleep there */
     CL_FAULT(3);
     cl__segment_drop_part(ring->segment, which);
+    cl__bell_close(&mine->bell);
+    cl__ringer_close(&mine->ringer);
     return 0;
 }
 
@@ -358,7 +396,7 @@ static inline void add(cl_ring *ring, side *mine, uint64_t size)
 
 static inline void serve(cl_ring *ring, int which)
 {
-    if (cl__serve(&ring->shared->doors[!which].word)) {
+    if (wake_side(ring, !which)) {
         tally *told = &ring->shared->tallies[which];
         cl__store_relaxed(&told->wakes, cl__load_relaxed(&told->wakes) + 1);
     }
@@ -649,6 +687,44 @@ int64_t cl_ring_look(cl_ring *ring, int32_t which, int64_t size)
     return rc ? rc : is_dead(&want);
 }
 
+/* An eighth of the ring, so that not every record that is got wakes a producer for one more. More than all of it is never
+ * asked for, so whoever empties the ring wakes it. */
+static void say_when(cl_ring *ring, int which, uint64_t needed)
+{
+    uint64_t room = ring->capacity / 8 > needed ? ring->capacity / 8 : needed;
+    uint64_t index = cl__load_relaxed(&ring->sides[which].index);
+    if (which == CL_RING_PRODUCER)
+        cl__store_relaxed(&ring->shared->doors[which].wake_at, index + room - ring->capacity);
+}
+
+int64_t cl_ring_poll_fd(cl_ring *ring, int32_t which)
+{
+    if (which < 0 || which >= CL_RING_SIDES)
+        return -EINVAL;
+    side *mine = &ring->sides[which];
+    return is_ours(ring, mine) ? cl__bell_open(&mine->bell, &ring->shared->doors[which].bell) : why_not(ring, mine);
+}
+
+int64_t cl_ring_arm(cl_ring *ring, int32_t which, int64_t size)
+{
+    wanted want;
+    int64_t rc = say_what(ring, which, size, &want);
+    if (rc < 0)
+        return rc;
+    side *mine = &ring->sides[which];
+    if (!is_ours(ring, mine))
+        return why_not(ring, mine);
+    if (mine->bell.ends[0] < 0)
+        return -EBADF;
+    cl__bell_silence(&mine->bell);
+    say_when(ring, which, want.needed);
+    CL_FAULT(11);
+    cl__or(&ring->shared->doors[which].word, CL__POLL); /* W2; partner: W3 in commit_all and release_all */
+    CL_FAULT(12);
+    rc = is_there(&want); /* W4 */
+    return rc ? rc : is_dead(&want);
+}
+
 int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadline)
 {
     wanted want;
@@ -658,12 +734,7 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadlin
         return rc;
     side *mine = &ring->sides[which];
     door *door = &ring->shared->doors[which];
-    if (which == CL_RING_PRODUCER) {
-        /* An eighth of the ring, so that not every record that is got wakes a producer for one more. Less than all of it is
-         * ever asked for, so whoever empties the ring wakes us. */
-        uint64_t room = ring->capacity / 8 > want.needed ? ring->capacity / 8 : want.needed;
-        cl__store_relaxed(&door->wake_at, cl__load_relaxed(&mine->index) + room - ring->capacity);
-    }
+    say_when(ring, which, want.needed);
     rc = is_ours(ring, mine) ? cl__wait(&mine->waiter, &door->word, deadline, is_there, is_dead, &want, &slept)
                              : why_not(ring, mine);
     if (is_ours(ring, mine) && slept) {

@@ -62,4 +62,29 @@ uint32_t cl__serve(_Atomic uint32_t *word);
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn);
 void cl__word_wake(_Atomic uint32_t *word);
 
+/* ---- bell.c: descriptors for those who ask by CL__POLL ------------------------------------------------------------- */
+
+/* In shared memory: where the pipe of whoever waits is. */
+typedef struct cl__bell_place {
+    _Atomic int64_t pid, inode;
+    _Atomic int32_t number;
+} cl__bell_place;
+
+/* The waiter's; begin with -1. */
+typedef struct cl__bell {
+    int ends[2];
+} cl__bell;
+
+/* The publisher's: the last bell it has rung, open; begin with fd -1. */
+typedef struct cl__ringer {
+    int fd;
+    int64_t inode;
+} cl__ringer;
+
+int64_t cl__bell_open(cl__bell *bell, cl__bell_place *place); /* the descriptor to wait for; it is readable at first */
+void cl__bell_close(cl__bell *bell);
+void cl__bell_silence(cl__bell *bell); /* before POLL is or-ed in: what rings after it is heard */
+void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place);
+void cl__ringer_close(cl__ringer *ringer);
+
 #endif

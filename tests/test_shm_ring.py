@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import selectors
 import signal
 import subprocess
 import sys
@@ -51,14 +52,9 @@ def ring():
 @contextlib.contextmanager
 def another(code, ring, *args, **options):
     """A program that has a ring of its own as `ring`, and stdout as a pipe; killed at the end."""
-    start = f"import corelane as cl, os, sys, time\nring = cl.Ring.attach({ring.fileno()})\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", start + code, *args],
-        pass_fds=[ring.fileno()],
-        stdout=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    start = f"import corelane as cl, os, sys, time\nring = cl.Ring.attach({ring.segment.fileno()})\n"
+    given = {"pass_fds": [ring.segment.fileno()], "stdout": subprocess.PIPE, "text": True, **options}
+    process = subprocess.Popen([sys.executable, "-c", start + code, *args], **given)
     try:
         with process:
             yield process
@@ -351,7 +347,15 @@ def test_closed_is_not_empty(ring):
     ring.close()
     assert ring.closed
     ring.close()
-    for call in (lambda: ring.put(b"x"), ring.get, ring.stats, ring.fileno, lambda: ring.reserve(1), ring.peek):
+    for call in (
+        lambda: ring.put(b"x"),
+        ring.get,
+        ring.stats,
+        ring.fileno,
+        ring.segment.fileno,
+        lambda: ring.reserve(1),
+        ring.peek,
+    ):
         with pytest.raises(ValueError, match="closed"):
             call()
     assert other.get() == b"last"
@@ -674,6 +678,96 @@ def test_both_sides_under_a_loop(ring):
 
     ring_again = cl.Ring.attach(ring)
     assert asyncio.run(main()) == list(range(300))
+
+
+def test_a_selector_is_told(ring):
+    code = (
+        "ring.take('producer')\nfor line in sys.stdin:\n    ring.put_many([line.strip().encode()] * 3)\n"
+        "    print('put', flush=True)\nring.close()"
+    )
+    with another(code, ring, stdin=subprocess.PIPE) as process, selectors.DefaultSelector() as selector:
+        selector.register(ring, selectors.EVENT_READ)
+        assert selector.select(PATIENCE)  # at first, so that what was there before is found
+        for word in ("one", "two"):
+            with pytest.raises(cl.QueueEmpty):
+                ring.get_nowait()
+            assert not selector.select(0)
+            process.stdin.write(word + "\n")
+            process.stdin.flush()
+            assert selector.select(PATIENCE)
+            assert line_of(process) == "put"
+            assert ring.get_many(10) == [word.encode()] * 3
+        with pytest.raises(cl.QueueEmpty):
+            ring.get_nowait()
+        process.stdin.close()
+        assert selector.select(PATIENCE)
+        with pytest.raises(cl.Closed):
+            ring.get_nowait()
+        selector.unregister(ring)
+
+
+def test_a_producer_waits_in_a_selector(ring):
+    with cl.Ring.attach(ring) as consumer, selectors.DefaultSelector() as selector:
+        ring.take("producer")
+        consumer.take("consumer")
+        selector.register(ring, selectors.EVENT_READ)
+        with pytest.raises(cl.QueueFull):
+            ring.put_many([bytes(100)] * 100, timeout=0)
+        with pytest.raises(cl.QueueFull):
+            ring.put_nowait(bytes(100))
+        assert not selector.select(0)
+        consumer.get_many(1000)
+        assert selector.select(PATIENCE)
+        ring.put_nowait(b"x")
+
+
+def test_a_bell_of_somebody_elses_stays_silent(ring):
+    """What is said in shared memory is a wish: only a pipe of our own user's is written to, and only the very one."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    try:
+        bell = 3 * 128 + 24  # pid, inode, number of the consumer's
+        inode = os.fstat(reading).st_ino
+        for pid, what, number in (
+            (os.getpid(), inode + 1, reading),
+            (os.getpid(), inode, 0),
+            (2**22 + 1, inode, reading),
+        ):
+            for at, value in ((0, pid), (8, what), (16, number), (-24, 2 + 4)):
+                _scribble(ring, bell + at, value)
+            ring.put(b"x")
+            with pytest.raises(BlockingIOError):
+                os.read(reading, 1)
+        for at, value in ((0, os.getpid()), (8, inode), (16, reading), (-24, 2 + 4)):
+            _scribble(ring, bell + at, value)
+        ring.put(b"x")
+        assert os.read(reading, 10) == b"\0"
+        os.close(reading)
+        reading = -1
+        _scribble(ring, bell - 24, 2 + 4)
+        ring.put(b"x")  # no SIGPIPE
+    finally:
+        os.close(writing)
+        if reading >= 0:
+            os.close(reading)
+
+
+def test_a_loop_sleeps_until_it_is_woken(ring):
+    """Not by its 100 ms: a hundred records, one at a time, there and back."""
+
+    async def main():
+        began = time.monotonic()
+        for _ in range(100):
+            back.put(b"x")
+            assert await ring.aget(timeout=PATIENCE) == b"x"
+        return time.monotonic() - began
+
+    with cl.Ring.create(1) as back:
+        code = "back = cl.Ring.attach(int(sys.argv[1]))\nfor r in back: time.sleep(0.001); ring.put(r)"
+        with another(code, ring, str(back.segment.fileno()), pass_fds=[ring.segment.fileno(), back.segment.fileno()]):
+            back.put(b"x")
+            assert ring.get(timeout=PATIENCE) == b"x"
+            assert asyncio.run(main()) < 100 * 0.1 * 0.5
 
 
 def test_async_iteration_ends_with_the_producer(ring):

@@ -5,7 +5,7 @@
  *
  * Errors of all calls that put or get: -EAGAIN: full, or empty. -EPIPE: the other side has closed (a consumer gets what is
  * there first). -EBADMSG: the memory does not hold a ring any more, see the report; this handle is of no use any more.
- * -ENOTCONN: the side is not taken. -ESTALE: it was, by the process that we are a fork of. */
+ * -ENOTCONN: the side is not taken. -EBADF: the handle was closed. -ESTALE: it was, by the process that we are a fork of. */
 
 enum cl_ring_side { CL_RING_PRODUCER = 0, CL_RING_CONSUMER = 1, CL_RING_SIDES = 2 };
 
@@ -79,6 +79,10 @@ int64_t cl_ring_take(cl_ring *ring, int32_t side);
  * Blocks: no. Threads: one for each side. */
 int64_t cl_ring_leave(cl_ring *ring, int32_t side);
 
+/* Leave both, for good: waits of other threads through this handle end with -EBADF, as every later call. 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_ring_close(cl_ring *ring);
+
 /* Room for a record of `size` bytes after those that were added and are not committed; *out is a multiple of 8, and can be
  * written to until it is added. -EMSGSIZE: it would never fit. A second call without cl_ring_add gives the same room anew.
  * Blocks: no. Threads: one producer. */
@@ -137,6 +141,16 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t side, int64_t size, int64_t deadline
 /* What cl_ring_wait does before it sleeps: 1, 0, or as it.
  * Blocks: no. Threads: any. */
 int64_t cl_ring_look(cl_ring *ring, int32_t side, int64_t size);
+
+/* A descriptor for this side, which this handle has: for poll(2) and its like. It is readable at first; and after cl_ring_arm
+ * has said 0, when what was waited for may be there, or the other side closes. Who is told so by it looks by itself every
+ * 100 ms or so: of a death nobody is woken, and a process of another user cannot ring. It is closed by cl_ring_leave.
+ * Blocks: no. Threads: one for each side. */
+int64_t cl_ring_poll_fd(cl_ring *ring, int32_t side);
+
+/* As cl_ring_look, and from now on the other side makes the descriptor readable, once. Before it, nothing does.
+ * Blocks: no. Threads: one for each side. */
+int64_t cl_ring_arm(cl_ring *ring, int32_t side, int64_t size);
 
 /* How long this handle's waits may spin before they sleep, in ns; 0: not at all. It spins less where arrivals are rarer.
  * Blocks: no. Threads: any. */

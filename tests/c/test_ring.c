@@ -315,6 +315,79 @@ static void closed(void)
     end_ring(one);
 }
 
+static void *get_again_and_again(void *ring)
+{
+    char text[8];
+    int64_t rc, needs;
+    do {
+        rc = cl_ring_try_get(ring, text, 8, &needs);
+        if (rc == -ENOTCONN)
+            rc = cl_ring_take(ring, CL_RING_CONSUMER);
+        else if (rc == -EAGAIN)
+            rc = cl_ring_wait(ring, CL_RING_CONSUMER, 0, -1);
+    } while (rc >= 0 || rc == -ENOTCONN || rc == -EAGAIN || rc == -EINTR);
+    CHECK_IS(rc, -EBADF);
+    return NULL;
+}
+
+/* Its thread would take the side anew and wait for ever. */
+static void closed_under_a_waiter(void)
+{
+    say_about("closing ends another thread's wait");
+    for (int i = 0; i < 200; i++) {
+        ringed one = new_ring(PAGE);
+        pthread_t thread;
+        CHECK_IS(pthread_create(&thread, NULL, get_again_and_again, one.ring), 0);
+        for (int64_t until = now_ns() + i * 2000; now_ns() < until;)
+            continue;
+        CHECK_IS(cl_ring_close(one.ring), 0);
+        CHECK_IS(pthread_join(thread, NULL), 0);
+        CHECK_IS(stats_of(one).held[CL_RING_CONSUMER], 0);
+        CHECK_IS(cl_ring_take(one.ring, CL_RING_PRODUCER), -EBADF);
+        end_ring(one);
+    }
+}
+
+static int is_readable(int64_t fd, int wait_ms)
+{
+    struct pollfd one = {.fd = (int)fd, .events = POLLIN};
+    return (int)MUST(poll(&one, 1, wait_ms));
+}
+
+static void rings_a_bell(void)
+{
+    say_about("a descriptor is readable when there is something");
+    int fds = count_fds();
+    ringed one = new_ring(PAGE), two = ring_again(fd_of(one));
+    CHECK_IS(cl_ring_poll_fd(two.ring, CL_RING_CONSUMER), -ENOTCONN);
+    CHECK_IS(cl_ring_take(one.ring, CL_RING_PRODUCER), 0);
+    CHECK_IS(cl_ring_take(two.ring, CL_RING_CONSUMER), 0);
+    CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), -EBADF);
+    int64_t fd = cl_ring_poll_fd(two.ring, CL_RING_CONSUMER);
+    CHECK(fd >= 0);
+    CHECK_IS(cl_ring_poll_fd(two.ring, CL_RING_CONSUMER), fd);
+    CHECK_IS(is_readable(fd, 0), 1);
+    for (int i = 0; i < 3; i++) {
+        CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 0);
+        CHECK_IS(is_readable(fd, 0), 0);
+        must_put(one, "x");
+        must_put(one, "y");
+        CHECK_IS(is_readable(fd, 0), 1);
+        CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 1);
+        must_get(two, "x");
+        must_get(two, "y");
+    }
+    CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 0);
+    CHECK_IS(cl_ring_leave(one.ring, CL_RING_PRODUCER), 0);
+    CHECK_IS(is_readable(fd, 0), 1);
+    CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 1);
+    CHECK_IS(get_fails(two), -EPIPE);
+    CHECK_IS(cl_ring_leave(two.ring, CL_RING_CONSUMER), 0);
+    end_ring(two);
+    end_ring(one);
+    CHECK_IS(count_fds(), fds);
+}
+
 static void dies(int which, int holds_on)
 {
     static const char *const names[] = {"producer", "consumer"};
@@ -589,6 +662,8 @@ int main(void)
     waits_no_longer();
     returns_at_a_signal();
     closed();
+    closed_under_a_waiter();
+    rings_a_bell();
     dies(CL_RING_PRODUCER, 0);
     dies(CL_RING_CONSUMER, 0);
     dies(CL_RING_PRODUCER, 1);

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Peeked", "Reserved", "Ring", "RingStats", "SideStats"]
 
 _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
+_LOOK = 0.1  # seconds after which a task looks by itself: nobody is woken by a death
 _SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
 _NAMES = ("producer", "consumer")
 _AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
@@ -142,12 +143,12 @@ class Ring(_Calls):
 
     @classmethod
     def attach(
-        cls, target: str | int | HasFileno | Handle, *, readonly: bool = False, spin: float | None = None
+        cls, target: str | int | HasFileno | Handle | Ring, *, readonly: bool = False, spin: float | None = None
     ) -> Self:
         """Attach one that there is already.
 
         Args:
-            target: its name, its `handle`, or a descriptor of it that was passed here.
+            target: its name, its `handle`, a descriptor of it that was passed here, or a Ring of it.
             readonly: it can only be looked at: `stats()`.
             spin: as in `create`.
 
@@ -157,7 +158,7 @@ class Ring(_Calls):
         """
         ns = spin_ns("spin", spin)
         segment = Segment()
-        segment._attach(target, lib.CL_SEGMENT_RING, readonly)
+        segment._attach(target.segment if isinstance(target, Ring) else target, lib.CL_SEGMENT_RING, readonly)
         return cls._of(segment, ns, spin)
 
     @classmethod
@@ -211,9 +212,31 @@ class Ring(_Calls):
         """What another process attaches it by; picklable, as the ring itself is."""
         return self._segment.handle
 
+    @property
+    def segment(self) -> Segment:
+        """What it is in: to be passed on as a descriptor, `Command(fds={3: ring.segment})`, and attached there."""
+        return self._segment
+
     def fileno(self) -> int:
-        """The descriptor to pass on."""
-        return self._segment.fileno()
+        """A descriptor for selectors and event loops: of the consumer's side, which is taken now, or of the producer's,
+        if this handle has put and never got.
+
+        It is readable at first, and from when `get_nowait` (or `put_nowait`) has raised QueueEmpty (QueueFull) until
+        there may be something (or room): so go on until one raises. It does not tell of a death, nor of what a process
+        of another user does: look every 100 ms or so.
+        """
+        report = self._report()
+        side = _PRODUCER if report.taken[_PRODUCER] and not report.taken[_CONSUMER] else _CONSUMER
+        return self._poll_fd(side)
+
+    def _poll_fd(self, side: int) -> int:
+        fd = lib.cl_ring_poll_fd(self._core, side)
+        if fd == _UNTAKEN:
+            self._take(side)
+            fd = lib.cl_ring_poll_fd(self._core, side)
+        if fd < 0:
+            raise self._failed(fd, side)
+        return int(fd)
 
     def stats(self) -> RingStats:
         """What has gone through it and who is there; any handle may ask, also a read-only one."""
@@ -288,13 +311,14 @@ class Ring(_Calls):
 
     def _settle(self, rc: int, side: int, size: int, deadline: int | None, done: int = 0) -> None:
         """Do something about `rc`, so that trying again is of use, or raise. `deadline` None: do not wait."""
-        if rc == _UNTAKEN or self._segment.closed:
+        if rc == _UNTAKEN:
             self._take(side)
             return
         if rc != _AGAIN:
             raise self._failed(rc, side, size)
         if deadline is None:
-            rc = lib.cl_ring_look(self._core, side, size) or _TIMEOUT
+            rc = lib.cl_ring_arm(self._core, side, size)
+            rc = (lib.cl_ring_look(self._core, side, size) if rc == -errno.EBADF else rc) or _TIMEOUT
         else:
             while (rc := lib.cl_ring_wait(self._core, side, size, deadline)) == _SIGNAL:
                 continue  # its handler has run
@@ -304,11 +328,13 @@ class Ring(_Calls):
             raise QueueFull(f"{self!r} had no room for {size} bytes in time", done)
         if rc == _TIMEOUT:
             raise QueueEmpty(f"{self!r} had no record in time")
-        if rc != _UNTAKEN:  # another thread has closed it: it is said above
+        if rc != _UNTAKEN:  # another thread has left it
             raise self._failed(rc, side, size)
 
     def _failed(self, rc: int, side: int, size: int = 0) -> Exception:
         other = _NAMES[1 - side]
+        if rc == -errno.EBADF:
+            return ValueError(f"{self!r} was closed and cannot be used any more")
         if rc == _DIED:
             pid = self._pid(1 - side)
             state = "full" if side == _PRODUCER else "empty"
@@ -510,38 +536,43 @@ class Ring(_Calls):
     # ---- under an event loop ----
 
     async def aput(self, data: Any, timeout: float | None = None) -> None:
-        """`put`, for an event loop."""
+        """`put`, for an event loop: no thread, no polling while nothing happens. One task at a time puts."""
         size, one = memoryview(data).nbytes, [data]
-        deadline, turn = self._deadline(timeout), 0
+        deadline = self._deadline(timeout)
         while (rc := self._put_some(one, 0)) < 0:
-            turn = await self._settle_async(rc, _PRODUCER, size, deadline, turn)
+            await self._settle_async(rc, _PRODUCER, size, deadline)
 
     async def aget(self, timeout: float | None = None) -> bytes:
-        """`get`, for an event loop."""
-        deadline, turn = self._deadline(timeout), 0
+        """`get`, for an event loop: no thread, no polling while nothing happens. One task at a time gets."""
+        deadline = self._deadline(timeout)
         while True:
             found = self._get_some(1)
             if not isinstance(found, int):
                 return found[0]
-            turn = await self._settle_async(found, _CONSUMER, 0, deadline, turn)
+            await self._settle_async(found, _CONSUMER, 0, deadline)
 
-    async def _settle_async(self, rc: int, side: int, size: int, deadline: int, turn: int) -> int:
-        """By the loop's timers: nothing that a selector takes is woken yet. The pauses grow from 50 us to 5 ms."""
+    async def _settle_async(self, rc: int, side: int, size: int, deadline: int) -> None:
         import asyncio
 
-        if rc != _AGAIN or (deadline >= 0 and time.monotonic_ns() >= deadline):
+        left = _LOOK if deadline < 0 else (deadline - time.monotonic_ns()) / 1e9
+        if rc != _AGAIN or left <= 0:
             self._settle(rc, side, size, None)
-        elif turn < 4:
-            await asyncio.sleep(0)
-        else:
-            if turn % 16 == 0:
-                with contextlib.suppress(QueueFull, QueueEmpty):
-                    self._settle(rc, side, size, None)  # asks whether the other side lives
-            pause = min(50e-6 * 2 ** min(turn - 4, 7), 5e-3)
-            if deadline >= 0:
-                pause = min(pause, max(deadline - time.monotonic_ns(), 0) / 1e9)
-            await asyncio.sleep(pause)
-        return turn + 1
+            return
+        fd, loop = self._poll_fd(side), asyncio.get_running_loop()
+        rc = lib.cl_ring_arm(self._core, side, size)
+        if rc < 0:
+            raise self._failed(rc, side, size)
+        if rc == 1:
+            await asyncio.sleep(0)  # others have a turn, also when there is always something
+            return
+        future = loop.create_future()
+        loop.add_reader(fd, _set, future)
+        timer = loop.call_later(min(left, _LOOK), _set, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            loop.remove_reader(fd)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Its records, until the producer closes."""
@@ -559,8 +590,7 @@ class Ring(_Calls):
         and then Closed; a producer Closed at once. Does nothing the second time."""
         if self._segment.closed:
             return
-        for side in _SIDES.values():
-            lib.cl_ring_leave(self._core, side)
+        lib.cl_ring_close(self._core)
         self._segment.close()
         _open.discard(self)
 
@@ -577,6 +607,11 @@ class Ring(_Calls):
     def __del__(self) -> None:
         if hasattr(self, "_core") and not sys.is_finalizing():
             self.close()
+
+
+def _set(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Borrowed:

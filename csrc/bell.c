@@ -1,0 +1,95 @@
+/* Bells: descriptors that become readable when somebody else publishes, for those who wait in an event loop (CL__POLL).
+ *
+ * A bell is a pipe of the waiter's. In shared memory is where it is: a process, a number there, an inode. Whoever rings opens
+ * it anew through /proc, so nothing has to be passed on, and no name lies around. What is written in shared memory may be a
+ * stranger's wish: a byte is written only into a pipe of our own user's, who could have written there himself; any other
+ * bell stays silent, and its owner looks by itself within 100 ms.
+ *
+ * The ringer opens both ends: a pipe that its owner has closed must not raise SIGPIPE. */
+#include "atomic.h"
+#include "wake.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BELL_PATH = 64 };
+
+int64_t cl__bell_open(cl__bell *bell, cl__bell_place *place)
+{
+    struct stat file;
+    int ends[2];
+    if (bell->ends[0] >= 0)
+        return bell->ends[0];
+    int64_t rc = cl__sys_pipe(ends);
+    if (rc < 0)
+        return rc;
+    for (int i = 0; i < 2 && rc >= 0; i++)
+        rc = cl__sys_set_nonblocking(ends[i]);
+    if (rc >= 0 && fstat(ends[0], &file) < 0)
+        rc = -errno;
+    if (rc < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return rc;
+    }
+    bell->ends[0] = ends[0];
+    bell->ends[1] = ends[1];
+    cl__sys_write(ends[1], "", 1); /* whoever waits for it first looks first */
+    cl__store_relaxed(&place->number, ends[0]);
+    cl__store_relaxed(&place->inode, (int64_t)file.st_ino);
+    cl__store_release(&place->pid, cl__sys_getpid()); /* partner: the acquire in cl__bell_ring; POLL comes after it */
+    return ends[0];
+}
+
+void cl__bell_close(cl__bell *bell)
+{
+    for (int i = 0; i < 2; i++)
+        if (bell->ends[i] >= 0)
+            close(bell->ends[i]);
+    bell->ends[0] = bell->ends[1] = -1;
+}
+
+void cl__bell_silence(cl__bell *bell)
+{
+    char bytes[64];
+    while (bell->ends[0] >= 0 && cl__sys_read(bell->ends[0], bytes, sizeof bytes) == sizeof bytes)
+        continue;
+}
+
+static int is_ours(int fd, int64_t inode)
+{
+    struct stat file;
+    return fstat(fd, &file) == 0 && S_ISFIFO(file.st_mode) && (int64_t)file.st_ino == inode && file.st_uid == geteuid();
+}
+
+void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place)
+{
+    int64_t pid = cl__load_acquire(&place->pid), inode = cl__load_relaxed(&place->inode); /* partner: cl__bell_open */
+    int32_t number = cl__load_relaxed(&place->number);
+    if (ringer->fd < 0 || ringer->inode != inode) {
+        char path[BELL_PATH];
+        cl__ringer_close(ringer);
+        if (pid <= 0 || number < 0)
+            return;
+        snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)pid, number);
+        int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+        if (fd < 0)
+            return;
+        if (!is_ours(fd, inode)) {
+            close(fd);
+            return;
+        }
+        ringer->fd = fd;
+        ringer->inode = inode;
+    }
+    cl__sys_write(ringer->fd, "", 1); /* full: it is readable as it is */
+}
+
+void cl__ringer_close(cl__ringer *ringer)
+{
+    if (ringer->fd >= 0)
+        close(ringer->fd);
+    ringer->fd = -1;
+}
