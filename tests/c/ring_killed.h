@@ -61,6 +61,13 @@ HELPER void sleepy(ringed one)
     *(uint32_t *)(void *)(report.data + CONSUMERS_WORD) |= SLEEP;
 }
 
+/* It waits for its descriptor: the victim will ring its bell. */
+HELPER void listening(ringed one)
+{
+    CHECK(cl_ring_poll_fd(one.ring, CL_RING_CONSUMER) >= 0);
+    CHECK_IS(cl_ring_arm(one.ring, CL_RING_CONSUMER, 0), 0);
+}
+
 HELPER void get_and_drop(ringed one)
 {
     get_record(one);
@@ -162,6 +169,7 @@ HELPER int consumer_was_left(ringed one)
 static const deed deeds[] = {
     {"put", CL_RING_PRODUCER, 0, no_preparation, no_preparation, put_record, was_put},
     {"put, and wake", CL_RING_PRODUCER, 0, sleepy, no_preparation, put_record, was_put},
+    {"put, and ring a bell", CL_RING_PRODUCER, 0, listening, no_preparation, put_record, was_put},
     {"put two at once", CL_RING_PRODUCER, 0, no_preparation, no_preparation, put_two, two_were_put},
     {"get", CL_RING_CONSUMER, 0, put_record, no_preparation, get_and_drop, was_got},
     {"wait", CL_RING_CONSUMER, 0, no_preparation, no_preparation, wait_a_moment, NULL},
