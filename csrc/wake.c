@@ -47,6 +47,7 @@ static int64_t spin(int64_t until, cl__look *look, void *object)
 static int64_t sleep_until(_Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
                            uint64_t *slept)
 {
+    int64_t back_at = cl__sys_now() + CL__LOOK_NS;
     for (;;) {
         CL_FAULT(50);
         uint32_t seen = cl__or(word, CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__serve's callers */
@@ -56,9 +57,13 @@ static int64_t sleep_until(_Atomic uint32_t *word, int64_t deadline, cl__look *l
             rc = ask(object);
         if (rc != 0)
             return rc;
-        int64_t left = deadline < 0 ? CL__LOOK_NS : deadline - cl__sys_now();
+        int64_t now = cl__sys_now(), left = deadline < 0 ? CL__LOOK_NS : deadline - now;
         if (left <= 0)
             return -ETIMEDOUT;
+        /* A signal that came while we looked has interrupted nothing, and whoever waits for what its handler noted would
+         * wait for ever: so the caller has a turn now and then. */
+        if (now >= back_at)
+            return -EINTR;
         rc = cl__word_sleep(word, seen, left < CL__LOOK_NS ? left : CL__LOOK_NS, *slept);
         ++*slept;
         int64_t there = look(object);
@@ -81,7 +86,7 @@ int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, c
         rc = spin(began + span, look, object);
     if (rc == 0)
         rc = sleep_until(word, deadline, look, ask, object, slept);
-    if (rc == 1)
+    if (rc >= 0 || rc == -EINTR || rc == -ETIMEDOUT)
         learn(waiter, cl__sys_now() - began);
     return rc;
 }

@@ -48,7 +48,7 @@ typedef struct cl__waiter {
 /* Looks at what is waited for: 1: it is there, 0: not yet, -errno: it never will be. No lock, no system call. */
 typedef int64_t cl__look(void *object);
 
-/* Wait until `look` does not say 0: what it says; or -ETIMEDOUT; or -EINTR at a signal: call again with the same deadline.
+/* Wait until `look` does not say 0: what it says; or -ETIMEDOUT; or -EINTR at a signal, and every 100 ms: call again with the same deadline.
  * `ask`, before each sleep, may make system calls: 0 or -errno. `deadline`: of CLOCK_MONOTONIC, ns; < 0: none. `*slept` is
  * the number of sleeps. Any number of threads and processes may wait on one word. */
 int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,

@@ -28,6 +28,7 @@ import corelane as cl
 from corelane import shm
 from corelane._ffi import ffi, lib
 from corelane.shm import around
+from corelane.shm import ring as ring_module
 from corelane.shm.names import DIRECTORY, PREFIX
 
 pytestmark = needs_linux
@@ -209,6 +210,45 @@ def test_one_thing_at_a_time(ring):
     del dropped
     ring.put(b"after")
     assert ring.get() == b"after"
+
+
+@pytest.mark.slow
+def test_ctrl_c_anywhere_leaves_both_sides_usable(ring):
+    """An exception between any two steps of the program."""
+
+    def raise_at(count):
+        def trace(frame, event, argument):
+            nonlocal count
+            frame.f_trace_opcodes = True
+            told = frame.f_code.co_name in ("_nothing", "_free", "__del__")  # which can raise nothing
+            count -= frame.f_code.co_filename == ring_module.__file__ and not told
+            if count < 0 and not told:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    before, count, interrupted = sys.gettrace(), 0, True
+    while interrupted:
+        interrupted = False
+        try:
+            sys.settrace(raise_at(count))
+            with ring.reserve(8) as view:
+                view[:] = b"12345678"
+            with ring.peek() as view:
+                assert view == b"12345678"
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.settrace(before)
+        view = None
+        for record in iter(lambda: None if ring.stats().depth == 0 else ring.get_nowait(), None):
+            assert record == b"12345678"
+        ring.put(b"next")
+        assert ring.get() == b"next"
+        count += 1
+    assert count > 100
 
 
 def test_a_view_keeps_the_memory(ring):

@@ -134,7 +134,7 @@ int64_t cl_ring_try_get_many(cl_ring *ring, void *out, int64_t size, int64_t cou
 /* Wait: the producer until a record of `size` bytes fits behind what is committed, the consumer until there is one behind
  * what is released; so commit, or release, first. 1: try now. -ETIMEDOUT.
  * -EOWNERDEAD: the other side's process has died, and will do nothing about it, see cl_ring_stats_of for its pid. -EINTR: a
- * signal; call again with the same deadline (of CLOCK_MONOTONIC, ns; < 0: none).
+ * signal, or 100 ms are over; call again with the same deadline (of CLOCK_MONOTONIC, ns; < 0: none).
  * Blocks: yes. Threads: any. */
 int64_t cl_ring_wait(cl_ring *ring, int32_t side, int64_t size, int64_t deadline);
 

@@ -144,7 +144,6 @@ class PeerDied(ShmError):
 class SideTaken(ShmError):
     """Another handle, which lives, is what this one would have to be: the producer, the consumer. `pid` is its
     process."""
-    """Another handle, which lives, is what this one would have to be: the producer, the consumer. `pid` is its process."""
 
     def __init__(self, message: str, pid: int) -> None:
         super().__init__(message, pid)

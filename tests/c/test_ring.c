@@ -472,7 +472,10 @@ static void dies(int which, int holds_on)
         MUST(waitpid(pid, &status, WUNTRACED));
         if (which == CL_RING_PRODUCER)
             must_get(one, "committed");
-        CHECK_IS(cl_ring_wait(one.ring, !which, 8, soon(150 * MS)), -ETIMEDOUT);
+        int64_t deadline = soon(150 * MS), rc;
+        while ((rc = cl_ring_wait(one.ring, !which, 8, deadline)) == -EINTR)
+            continue;
+        CHECK_IS(rc, -ETIMEDOUT);
         CHECK_IS(cl_ring_take(one.ring, which), -EBUSY);
     }
     MUST(kill(pid, SIGKILL));

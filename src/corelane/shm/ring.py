@@ -321,7 +321,7 @@ class Ring(_Calls):
             rc = (lib.cl_ring_look(self._core, side, size) if rc == -errno.EBADF else rc) or _TIMEOUT
         else:
             while (rc := lib.cl_ring_wait(self._core, side, size, deadline)) == _SIGNAL:
-                continue  # its handler has run
+                continue  # a signal, whose handler has run; or a look whether one came unseen
         if rc == 1:
             return
         if rc == _TIMEOUT and side == _PRODUCER:
@@ -435,11 +435,17 @@ class Ring(_Calls):
         deadline = self._deadline(timeout)
         out = ffi.new("uint8_t **")
         while True:
-            self._hold(_PRODUCER)
-            rc = lib.cl_ring_reserve(self._core, size, out)
-            if rc == 0:
-                return Reserved(self, self._map(out[0], size))
-            self._let_go(_PRODUCER)
+            try:
+                self._hold(_PRODUCER)
+                rc = lib.cl_ring_reserve(self._core, size, out)
+                if rc == 0:
+                    return Reserved(self, self._map(out[0], size))
+                self._let_go(_PRODUCER)
+            except RuntimeError:
+                raise  # somebody else holds it
+            except BaseException:
+                self._let_go(_PRODUCER)
+                raise
             self._settle(rc, _PRODUCER, size, deadline)
 
     def _map(self, address: Any, size: int) -> memoryview:
@@ -517,11 +523,18 @@ class Ring(_Calls):
         deadline = self._deadline(timeout)
         data, size = ffi.new("uint8_t **"), ffi.new("int64_t *")
         while True:
-            self._hold(_CONSUMER)
-            rc = lib.cl_ring_peek(self._core, data, size)
-            if rc == 0:
-                return Peeked(self, self._map(data[0], size[0]).toreadonly())
-            self._let_go(_CONSUMER)
+            try:
+                self._hold(_CONSUMER)
+                rc = lib.cl_ring_peek(self._core, data, size)
+                if rc == 0:
+                    return Peeked(self, self._map(data[0], size[0]).toreadonly())
+                self._let_go(_CONSUMER)
+            except RuntimeError:
+                raise  # somebody else holds it
+            except BaseException:
+                lib.cl_ring_rewind(self._core)
+                self._let_go(_CONSUMER)
+                raise
             self._settle(rc, _CONSUMER, 0, deadline)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -615,25 +628,28 @@ def _set(future: Any) -> None:
 
 
 class _Borrowed:
-    """A piece of a ring that the program has: the side is its own until it is done."""
+    """A piece of a ring that the program has: the side is its own until it is done.
+
+    A signal's exception may come between any two steps: what is not done then is done when the object goes.
+    """
 
     __slots__ = ("_ring", "view")
 
     def __init__(self, ring: Ring, view: memoryview) -> None:
-        self._ring: Ring | None = ring
         self.view = view
+        self._ring: Ring | None = ring
 
-    def _check_undone(self) -> None:
+    def _borrowed(self) -> Ring:
         if self._ring is None:
             raise ValueError("this record is done with: it was committed, released or given up")
+        return self._ring
 
-    def _take_ring(self) -> Ring:
-        self._check_undone()
-        ring, self._ring = self._ring, None
-        assert ring is not None
+    def _done(self, side: int) -> None:
+        ring = self._borrowed()
         with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the ring's again
             self.view.release()
-        return ring
+        ring._let_go(side)
+        self._ring = None
 
     def __enter__(self) -> memoryview:
         return self.view
@@ -646,22 +662,17 @@ class Reserved(_Borrowed):
 
     def commit(self, size: int | None = None) -> None:
         """Let the consumer have it, or its first `size` bytes."""
-        self._check_undone()
-        most = self.view.nbytes
-        count = most if size is None else integer(0, most)("size", size)
-        ring = self._take_ring()
-        rc = lib.cl_ring_add(ring._core, count)
+        ring, most = self._borrowed(), self.view.nbytes
+        rc = lib.cl_ring_add(ring._core, most if size is None else integer(0, most)("size", size))
         rc = rc if rc < 0 else lib.cl_ring_commit(ring._core)
-        ring._let_go(_PRODUCER)
+        self._done(_PRODUCER)
         if rc < 0:
-            ring._check_open()
             raise ring._failed(rc, _PRODUCER)
 
     def abandon(self) -> None:
         """Nothing was put."""
-        ring = self._take_ring()
-        lib.cl_ring_abandon(ring._core)
-        ring._let_go(_PRODUCER)
+        lib.cl_ring_abandon(self._borrowed()._core)
+        self._done(_PRODUCER)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._ring is not None:
@@ -671,7 +682,7 @@ class Reserved(_Borrowed):
                 self.abandon()
 
     def __del__(self) -> None:
-        if self._ring is not None:
+        if getattr(self, "_ring", None) is not None:
             self.abandon()
 
 
@@ -682,18 +693,16 @@ class Peeked(_Borrowed):
 
     def release(self) -> None:
         """It is done with: its room is the producer's."""
-        ring = self._take_ring()
+        ring = self._borrowed()
         rc = lib.cl_ring_release(ring._core)
-        ring._let_go(_CONSUMER)
+        self._done(_CONSUMER)
         if rc < 0:
-            ring._check_open()
             raise ring._failed(rc, _CONSUMER)
 
     def keep(self) -> None:
         """It stays: the next get is of it."""
-        ring = self._take_ring()
-        lib.cl_ring_rewind(ring._core)
-        ring._let_go(_CONSUMER)
+        lib.cl_ring_rewind(self._borrowed()._core)
+        self._done(_CONSUMER)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._ring is not None:
@@ -703,7 +712,7 @@ class Peeked(_Borrowed):
                 self.keep()
 
     def __del__(self) -> None:
-        if self._ring is not None:
+        if getattr(self, "_ring", None) is not None:
             self.keep()
 
 
@@ -716,6 +725,16 @@ _told: set[int] = set()
 def _close_all() -> None:
     for ring in list(_open):
         ring.close()
+
+
+def _forked() -> None:
+    # A thread that is not in the child may have been in the midst of a call.
+    for ring in list(_open):
+        for side in _SIDES.values():
+            ring._let_go(side)
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _close_with_the_process() -> None:
