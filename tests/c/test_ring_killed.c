@@ -6,7 +6,7 @@
 
 #include <sys/ptrace.h>
 
-enum { MOST_STEPS = 20000, DEFAULT_STRIDE = 5 };
+enum { MOST_STEPS = 20000, DEFAULT_STRIDE = 11 };
 
 /* Stops, for the parent to step from here; and at its end. */
 static void stop(void)
