@@ -258,6 +258,11 @@ def made_errors():
         yield errors.shm_failed(number, "cannot make a segment")
     for number in (errno.EPERM, errno.ESRCH, errno.EINVAL):
         yield errors.cpu_refused("nice -5 for process 1", number, "ask for it")
+    for kind in (cl.ShmError, cl.Corrupted, cl.QueueEmpty, cl.Closed):
+        yield kind("m")
+    yield cl.QueueFull("m", 3)
+    yield cl.PeerDied("m", 42)
+    yield cl.SideTaken("m", 42)
 
 
 def alike(one, other):
