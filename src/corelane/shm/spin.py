@@ -5,8 +5,6 @@ Owns one number, the default of this process. A channel can have its own; 0 is h
 
 from __future__ import annotations
 
-import os
-
 from corelane._values import seconds
 
 TYPE_CHECKING = False
@@ -42,10 +40,7 @@ def spin_ns(name: str, span: Any) -> int:
 
 
 def _cpus() -> float:
-    from corelane import cpu
+    from corelane.cpu import budget
 
-    budget = getattr(cpu, "budget", None)
-    if budget is not None:
-        found = budget()
-        return min(len(found.cpus), found.quota or len(found.cpus))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = budget(best_effort=True)  # what cannot be read limits nothing
+    return min(len(found.cpus), found.quota or len(found.cpus))
