@@ -1,8 +1,8 @@
-"""Writes a report of `corelane bench --json` into README.md as Markdown tables.
+"""Writes reports of `corelane bench --json` into README.md as Markdown tables.
 
-    python benchmarks/record.py report.json
+    python benchmarks/record.py report.json [subject.json...]
 
-Everything between the two `recorded` comments of README.md is replaced; what surrounds them is written by hand.
+The first is of a whole run; others replace or add subjects, and the page says so. Everything between the two `recorded` comments of README.md is replaced; what surrounds them is written by hand.
 """
 
 import json
@@ -229,9 +229,25 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from (f"- {notice}" for notice in report["notices"])
 
 
+def joined(report: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """A report with the parts that a later run measured."""
+    for part in ("sections", "tails", "comparisons", "curves"):
+        report[part] = {**report.get(part, {}), **later.get(part, {})}
+    labels = {target["label"] for target in later["targets"]}
+    report["targets"] = [each for each in report["targets"] if each["label"] not in labels] + later["targets"]
+    measured = ", ".join(sorted({key.partition("_")[0] for key in (*later["sections"], *later.get("tails", {}))}))
+    machine = later["machine"]
+    report["machine"][f"in a run of their own ({measured})"] = (
+        f"{machine['CPU']}; {machine['cores']}; {machine['kernel']}"
+    )
+    return report
+
+
 def main() -> None:
-    """Replaces the recorded part of README.md by the report named on the command line."""
-    report = json.loads(Path(sys.argv[1]).read_text())
+    """Replaces the recorded part of README.md by the reports named on the command line."""
+    report, *others = (json.loads(Path(name).read_text()) for name in sys.argv[1:])
+    for later in others:
+        report = joined(report, later)
     before, _, rest = README.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     recorded = "\n".join(lines(report)).strip()

@@ -213,7 +213,7 @@ def test_what_is_no_file_of_counters(machine, name):
         machine.sampler().sample()
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(CpuError, match=f"{name} cannot be read: File too large"):
+    with pytest.raises(CpuError, match=f"{name} does not end"):
         machine.sampler().sample()
 
 

@@ -93,6 +93,8 @@ def cpu_refused(what: str, number: int, advice: str = "") -> CpuRefused:
 
 def cpu_unreadable(path: str, number: int) -> CpuError:
     """For a file or directory of the system's that is there and cannot be read."""
+    if number == _errno.EFBIG:
+        return CpuError(f"{path} does not end: it cannot be what a kernel says")
     if number in (_errno.EMFILE, _errno.ENFILE):
         whose = "this process has" if number == _errno.EMFILE else "all processes together have"
         remedy = f": {whose} too many descriptors open; close some, or ask for a higher limit (ulimit -n, fs.file-max)"

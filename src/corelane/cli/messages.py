@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import click
 
+from corelane.cli.main import OWN_FAILURE
 from corelane.cli.sink import sink_of
 
 __all__ = ["answer", "message", "say", "write_line"]
@@ -35,13 +36,14 @@ def answer(text: str, encoding: str = "utf-8", errors: str = "surrogateescape") 
     """Write what was asked for to stdout, whole. Whoever reads the first lines only ends us, as other filters.
 
     Raises:
-        ClickException: it cannot be written: there is no stdout, or no room.
+        Exit: it cannot be written, and that was said: there is no stdout, or no room.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         write_line(1, text, encoding, errors)
     except OSError as error:
-        raise click.ClickException(f"stdout: {error.strerror}") from None
+        say(f"stdout: {error.strerror}")
+        raise click.exceptions.Exit(OWN_FAILURE) from None
 
 
 def write_line(fd: int, line: str, encoding: str = "utf-8", errors: str = "surrogateescape") -> None:
