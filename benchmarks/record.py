@@ -2,7 +2,8 @@
 
     python benchmarks/record.py report.json [subject.json...]
 
-The first is of a whole run; others replace or add subjects, and the page says so. Everything between the two `recorded` comments of README.md is replaced; what surrounds them is written by hand.
+The first is of a whole run; others replace or add subjects, and the page says so. Everything between the two `recorded`
+comments of README.md is replaced; what surrounds them is written by hand.
 """
 
 import json
