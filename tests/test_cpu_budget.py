@@ -313,14 +313,6 @@ def test_an_unreadable_file_is_named(tree):
     assert tree.budget(best_effort=True).count == 8
 
 
-def test_what_does_not_end_is_no_file_of_the_kernels(tree):
-    tree.cgroups("0::/a\n", mount("/", V2, "cgroup2", "rw"))
-    (Path(f"{tree.path}{V2}/a")).mkdir(parents=True)
-    (Path(f"{tree.path}{V2}/a/cpu.max")).symlink_to("/dev/zero")
-    with pytest.raises(CpuError, match=rf"cpu.max cannot be read \({os.strerror(errno.EFBIG)}\)"):
-        tree.budget()
-
-
 def test_a_mount_table_cut_off_is_named(tree):
     tree.cgroups("0::/a\n", mount("/", V2, "cgroup2", "rw") + "36 25 0:30 / /mnt rw")
     with pytest.raises(CpuError, match=r"mountinfo.*is no line of a table of mounts"):
