@@ -14,6 +14,7 @@ __all__ = ["program"]
 _COMMANDS = {
     "batch": ("corelane.cli.batch", "batch"),
     "bench": ("corelane.cli.bench.command", "bench"),
+    "count": ("corelane.cli.count", "count"),
     "doctor": ("corelane.cli.doctor", "doctor"),
     "pin": ("corelane.cli.pin", "pin"),
     "plan": ("corelane.cli.plan", "plan"),

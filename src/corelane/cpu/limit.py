@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from corelane.cpu.lists import format_cpus
 
+TYPE_CHECKING = False  # importing typing would cost more than importing this package
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["Budget", "Limit", "rounded_up"]
 
 
@@ -32,6 +36,18 @@ class Limit:
     def value(self) -> frozenset[int] | float | None:
         """The CPUs, or the number."""
         return self.amount if self.cpus is None else self.cpus
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for JSON; the CPUs as a sorted list."""
+        return {
+            "name": self.name,
+            "cpus": None if self.cpus is None else sorted(self.cpus),
+            "amount": self.amount,
+            "where": self.where,
+            "text": self.text.strip(),
+            "binds": self.binds,
+            "ignored": self.ignored,
+        }
 
     def __str__(self) -> str:
         if self.cpus is not None:
@@ -69,6 +85,16 @@ class Budget:
         lines += [f"{mark} {name:{names}}  {value:{values}}  {where}".rstrip() for mark, name, value, where in rows]
         lines += [f"  ignored: {each.name}: {each.ignored}; {_where(each)}" for each in self.ignored]
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for JSON: count, quota, cpus, and the limits and what was ignored as lists of objects."""
+        return {
+            "count": self.count,
+            "quota": self.quota,
+            "cpus": sorted(self.cpus),
+            "limits": [limit.as_dict() for limit in self.limits],
+            "ignored": [limit.as_dict() for limit in self.ignored],
+        }
 
     def __str__(self) -> str:
         return f"{self.count} CPU{'s' * (self.count != 1)} of {format_cpus(self.cpus)}" + (
