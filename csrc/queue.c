@@ -130,11 +130,6 @@ static inline int64_t ahead(const cl_queue *queue, cl__word word, uint64_t posit
     return (int64_t)((cl__lap_of(word) - lap_at(queue, position)) << 16);
 }
 
-void cl__queue_wake(cl_queue *queue, _Atomic uint32_t *wake)
-{
-    (void)queue, (void)wake; /* nobody sets a bit there yet: those who wait take naps */
-}
-
 /* The exchange, and not a mere release, orders the slot before the look at the waiters' word: a waiter that has set its bit
  * and found no record is seen here, or has seen ours. */
 static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atomic uint32_t *wake)
@@ -144,7 +139,7 @@ static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atom
         cl__store_release(&slot->word, word); /* partner: the acquire of whoever looks at the slot */
     else
         cl__exchange(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
-    cl__queue_published(queue, wake);
+    cl__queue_published(wake);
 }
 
 static int64_t cannot_be(cl_queue *queue, cl__word word, uint64_t position)
@@ -353,7 +348,7 @@ int64_t cl_queue_cancel(cl_queue *queue, cl_queue_claim *claim)
     if (rc < 0)
         return rc;
     publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__TOMBSTONE, 0), &queue->shared->not_empty);
-    cl__queue_published(queue, &queue->shared->not_full);
+    cl__queue_published(&queue->shared->not_full);
     cl__add_relaxed(&queue->shared->tombstones, 1);
     return 0;
 }
@@ -427,7 +422,7 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
     if (distance == 0 && state == CL__TOMBSTONE) {
         CL_FAULT(112);
         if (cl__swap_if(&(*slot)->word, word, cl__word_of(cl__lap_of(*word) + 1, CL__EMPTY, 0))) /* partner: claims */
-            cl__queue_published(queue, &shared->not_full);
+            cl__queue_published(&shared->not_full);
         return 1;
     }
     int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->me;
@@ -572,8 +567,8 @@ int64_t cl_queue_shut(cl_queue *queue)
         return -EACCES;
     CL_FAULT(116);
     cl__exchange(&queue->shared->shut, 1); /* partner: the loads in reserve() and claim_to_read() */
-    cl__queue_published(queue, &queue->shared->not_empty);
-    cl__queue_published(queue, &queue->shared->not_full);
+    cl__queue_published(&queue->shared->not_empty);
+    cl__queue_published(&queue->shared->not_full);
     return 0;
 }
 
@@ -631,4 +626,30 @@ int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
         out->joined += cl__load_relaxed(&shared->members[i]) != 0;
     count_slots(queue, out);
     return 0;
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------------------------------- */
+
+static _Atomic uint32_t *word_of(cl_queue *queue, int32_t what)
+{
+    return what == CL_QUEUE_FOR_ROOM ? &queue->shared->not_full : &queue->shared->not_empty;
+}
+
+int64_t cl_queue_announce(cl_queue *queue, int32_t what)
+{
+    int64_t rc = cl__queue_is_joined(queue);
+    if (rc < 0)
+        return rc;
+    CL_FAULT(140);
+    return cl__or(word_of(queue, what), CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__queue_published */
+}
+
+int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t ns)
+{
+    int64_t rc = cl__queue_is_joined(queue);
+    if (rc < 0)
+        return rc;
+    if (ns > CL__LOOK_NS)
+        ns = CL__LOOK_NS;
+    return ns > 0 ? cl__word_sleep(word_of(queue, what), (uint32_t)announced, ns, 0) : 0;
 }

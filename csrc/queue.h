@@ -4,6 +4,7 @@
 
 #include "atomic.h"
 #include "internal.h"
+#include "wake.h"
 
 enum { CL__LINE = 128 }; /* two of 64 bytes: processors fetch them in pairs */
 
@@ -89,15 +90,14 @@ static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
 }
 
 /* queue.c */
-void cl__queue_wake(cl_queue *queue, _Atomic uint32_t *wake);
 int64_t cl__queue_is_joined(const cl_queue *queue); /* 0, -ENOTCONN or -ESTALE */
 
 /* Where a wake-up belongs: after a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. */
-static inline void cl__queue_published(cl_queue *queue, _Atomic uint32_t *wake)
+static inline void cl__queue_published(_Atomic uint32_t *wake)
 {
     CL_FAULT(101);
-    if (__builtin_expect(cl__load_relaxed(wake) != 0, 0)) /* partner: the fetch_or of a waiter, before its last look */
-        cl__queue_wake(queue, wake);
+    if (__builtin_expect((cl__load(wake) & CL__ASKS) != 0, 0)) /* W3 of wake.h; partner: W2 in cl_queue_announce */
+        cl__serve(wake);
 }
 
 /* queue_members.c: 1: somebody was dead, and is recovered. 0: not so, or it was not time to ask. -errno. */

@@ -61,8 +61,8 @@ static int clear_slots(cl_queue *queue, uint32_t owner)
      * the table: if we die here it is still there, and all this is done again. */
     CL_FAULT(123);
     cl__add_release(&shared->repairs, 1); /* partner: the acquire in claim_orphan */
-    cl__queue_published(queue, &shared->not_empty);
-    cl__queue_published(queue, &shared->not_full);
+    cl__queue_published(&shared->not_empty);
+    cl__queue_published(&shared->not_full);
     return count;
 }
 

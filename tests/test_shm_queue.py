@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import platform
 import random
 import signal
 import subprocess
@@ -15,13 +16,14 @@ import uuid
 from collections import Counter, deque
 
 import pytest
-from helpers import needs_linux, wait_until
+from helpers import PATIENCE, needs_linux, wait_until
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import corelane as cl
 from corelane import shm
+from corelane._ffi import PLATFORM, lib
 from corelane.shm import around
 from corelane.shm.names import DIRECTORY, PREFIX
 
@@ -709,3 +711,53 @@ class AgainstADeque(RuleBasedStateMachine):
 
 TestAgainstADeque = AgainstADeque.TestCase
 TestAgainstADeque.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+_FUTEX = {"x86_64": "202", "aarch64": "98"}.get(platform.machine())
+
+
+@pytest.mark.skipif(not _FUTEX, reason="the number of futex is not known here")
+@pytest.mark.skipif(not os.path.exists("/proc/self/syscall"), reason="this kernel does not tell what a thread waits in")
+@pytest.mark.skipif(PLATFORM != "linux", reason="the portable build takes naps")
+def test_a_wait_sleeps_in_the_kernel_and_is_woken():
+    """Not in naps: who waits on an empty queue costs nothing, and what is put wakes it."""
+
+    def sleeps(tid):
+        """On a word that processes share: Python's own waits are private to one."""
+        with open(f"/proc/self/task/{tid}/syscall") as file:
+            number, _, operation, *_ = [*file.read().split(), "", "0x80"]
+        return number == _FUTEX and not int(operation, 16) & 0x80
+
+    for blocked, wake in (
+        (lambda queue: queue.get(timeout=PATIENCE), lambda queue: queue.put(b"1")),
+        (lambda queue: queue.put_many([b"2"] * 3, timeout=PATIENCE), lambda queue: queue.get_many(2)),
+        (list, lambda queue: queue.shutdown()),
+    ):
+        with cl.Queue.create(2, 16) as queue:
+            tids, ended = [], threading.Event()
+
+            def wait(queue=queue, blocked=blocked, tids=tids, ended=ended):
+                tids.append(threading.get_native_id())
+                blocked(queue)
+                ended.set()
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            wait_until(lambda tids=tids: tids and sleeps(tids[0]), "the thread to sleep in futex")
+            wake(queue)
+            assert ended.wait(PATIENCE)
+            thread.join()
+
+
+def test_what_comes_after_an_announcement_lets_nobody_sleep():
+    """A sleep begins only if the word is as it was announced."""
+    with cl.Queue.create(2, 16) as queue:
+        for what, change in (
+            (lib.CL_QUEUE_FOR_RECORD, lambda: queue.put(b"1")),
+            (lib.CL_QUEUE_FOR_ROOM, queue.get),
+            (lib.CL_QUEUE_FOR_RECORD, queue.shutdown),
+        ):
+            announced = lib.cl_queue_announce(queue._core, what)
+            assert lib.cl_queue_announce(queue._core, what) == announced
+            change()
+            assert lib.cl_queue_announce(queue._core, what) != announced

@@ -121,6 +121,20 @@ int64_t cl_queue_release(cl_queue *queue, cl_queue_claim *claim);
  * Blocks: no. Threads: the one that claimed, or caller locks. */
 int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim);
 
+/* To sleep until there may be a record (FOR_RECORD) or room (FOR_ROOM): announce it, try once more, and if that says
+ * -EAGAIN again, sleep with what the announcement returned. What was put or got after the announcement ends the sleep, or
+ * keeps it from beginning; so may nothing at all, and it never lasts longer than `ns` or 100 ms: who dies wakes nobody, and
+ * only a try asks whether somebody has. While cl_queue_blocked_by is not 0, sleep for a millisecond at most. */
+enum cl_queue_wait { CL_QUEUE_FOR_RECORD = 0, CL_QUEUE_FOR_ROOM = 1 };
+
+/* Say that we will sleep. >= 0: to be handed to cl_queue_sleep.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_announce(cl_queue *queue, int32_t what);
+
+/* Sleep. 0, or -EINTR at a signal.
+ * Blocks: for `ns` or 100 ms at most. Threads: any. */
+int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t ns);
+
 /* After -EAGAIN: the pid of a live participant that has the slot in the way (it works on it, or is stopped), as it sees it
  * itself; 0: the queue is simply full or empty; -1: one that did not say its pid. Of the last call through this object.
  * Blocks: no. Threads: any. */

@@ -37,7 +37,9 @@ _POLICIES = ("block", "fail", "drop-new", "drop-old")
 _DELIVERIES = {"at-least-once": 0, "at-most-once": lib.CL_QUEUE_AT_MOST_ONCE}
 _STATES = ("EMPTY", "WRITING", "FULL", "READING", "TOMBSTONE", "ORPHAN")
 _AGAIN, _CLOSED, _TOO_LARGE = -errno.EAGAIN, -errno.EPIPE, -errno.EMSGSIZE
-_FIRST_NAP, _LONGEST_NAP = 0.00005, 0.001  # seconds
+# Seconds of a sleep: on a queue that is empty or full; and behind a slot that somebody is working on, who may die.
+_SLEEP, _SHORT_SLEEP = 0.1, 0.001
+_FOR_RECORD, _FOR_ROOM = lib.CL_QUEUE_FOR_RECORD, lib.CL_QUEUE_FOR_ROOM
 _DROP_PATIENCE = 0.01  # seconds that a put which drops waits for one who is just working on the slot in its way
 
 if TYPE_CHECKING:
@@ -294,20 +296,20 @@ class Queue(_Calls):
             return None
         return 0.0 if timeout is False else time.monotonic() + seconds("timeout", timeout)
 
-    def _naps(self, deadline: float | None) -> Iterator[None]:
+    def _waits(self, what: int, deadline: float | None) -> Iterator[None]:
         """Between two tries; ends when the time is over.
 
-        This is the one place that polls: it stands for waiting in the core on the wake-up words. A dead one's slot is
-        recovered by the try after the first nap that brings it past csrc/queue_members.c's ASK_NS.
+        A try after each announcement: what was published before it is found by the try, what comes after it ends the
+        sleep (csrc/wake.h). Who dies wakes nobody: the try after a short sleep asks whether the one in the way lives.
         """
-        nap = _FIRST_NAP
         while True:
-            left = nap if deadline is None else deadline - time.monotonic()
+            announced = lib.cl_queue_announce(self._core, what)
+            yield
+            left = _SLEEP if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(nap, left))
-            nap = min(2 * nap, _LONGEST_NAP)
-            yield
+            span = min(left, _SLEEP if self.blocked_by is None else _SHORT_SLEEP)
+            lib.cl_queue_sleep(self._core, what, announced, int(span * 1e9))
 
     def _held_up(self) -> str:
         pid = self.blocked_by
@@ -357,11 +359,11 @@ class Queue(_Calls):
 
     def _put_all(self, items: list[Any], deadline: float | None, rc: int) -> None:
         """All of `items`, or what is left of them after the policy. `rc`: what the first one has met already, or 0."""
-        done, naps = 0, None
+        done, waits = 0, None
         while True:
             rc = rc or self._put_some(items, done) if done < len(items) else 0
             if rc > 0:
-                done, rc, naps = done + rc, 0, None
+                done, rc, waits = done + rc, 0, None
                 continue
             if done == len(items):
                 return
@@ -371,8 +373,8 @@ class Queue(_Calls):
             if self._policy.startswith("drop"):
                 done += self._drop(items[done])
                 continue
-            naps = naps or self._naps(0.0 if self._policy == "fail" else deadline)
-            if next(naps, self) is self:
+            waits = waits or self._waits(_FOR_ROOM, 0.0 if self._policy == "fail" else deadline)
+            if next(waits, self) is self:
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_FULL, 1)
                 raise QueueFull(f"{self!r} had no room in time{self._held_up()}", done)
 
@@ -384,7 +386,7 @@ class Queue(_Calls):
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_OLD, len(found))
                 return 0
         elif self._policy == "drop-old":  # dropping others would not help
-            for _ in self._naps(time.monotonic() + _DROP_PATIENCE):
+            for _ in self._waits(_FOR_ROOM, time.monotonic() + _DROP_PATIENCE):
                 if self._put_some([item], 0) == 1:
                     return 1
         lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_NEW, 1)
@@ -408,11 +410,12 @@ class Queue(_Calls):
 
     def _claim(self, call: Any, claim: Any, timeout: float | None, note: int) -> None:
         self._check_open()
-        naps = self._naps(self._deadline(timeout))
+        what = _FOR_ROOM if note == lib.CL_QUEUE_FULL else _FOR_RECORD
+        waits = self._waits(what, self._deadline(timeout))
         while (rc := call(self._core, claim)) < 0:
             if rc != _AGAIN:
                 raise self._failed(rc)
-            if next(naps, self) is self:
+            if next(waits, self) is self:
                 lib.cl_queue_note(self._core, note, 1)
                 if note == lib.CL_QUEUE_FULL:
                     raise QueueFull(f"{self!r} had no room in time{self._held_up()}")
@@ -443,7 +446,7 @@ class Queue(_Calls):
         return self._get_all(integer(1, sys.maxsize)("most", most), self._deadline(timeout), 0)
 
     def _get_all(self, most: int, deadline: float | None, rc: int) -> list[bytes]:
-        naps = self._naps(deadline)
+        waits = self._waits(_FOR_RECORD, deadline)
         while True:
             if not rc:
                 found = self._get_some(most)
@@ -453,7 +456,7 @@ class Queue(_Calls):
             if rc != _AGAIN:
                 raise self._failed(rc)
             rc = 0
-            if next(naps, self) is self:
+            if next(waits, self) is self:
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_EMPTY, 1)
                 raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
 
