@@ -312,15 +312,12 @@ def fail_with(code):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stops_the_tracker")
 def test_an_error_comes_home_from_a_pool():
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool, pytest.raises(cl.NonZeroExit) as info:
         pool.submit(fail_with, 7).result(60)
     assert (info.value.code, info.value.stderr) == (7, b"oops\n")
-    # The resource tracker of multiprocessing is a child that stays.
-    from multiprocessing import resource_tracker
-
-    resource_tracker._resource_tracker._stop()
 
 
 def test_notes_and_causes_are_kept():

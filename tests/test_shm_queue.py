@@ -389,6 +389,7 @@ def test_its_handle_is_pickled(named, name):
         assert (stats.members, stats.recoveries) == (1, 0)  # it has left, it has not died
 
 
+@pytest.mark.usefixtures("stops_the_tracker")
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_multiprocessing_takes_it_as_an_argument(method):
     with cl.Queue.create(4, 64) as there, cl.Queue.create(4, 64) as back:

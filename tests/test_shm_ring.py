@@ -353,6 +353,7 @@ def _put_numbers(ring, count):
         ring.put(i.to_bytes(4, "little"))
 
 
+@pytest.mark.usefixtures("stops_the_tracker")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("spin", [0, None])
 def test_multiprocessing_takes_it_and_its_end_is_a_close(method, spin):

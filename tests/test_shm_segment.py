@@ -117,6 +117,7 @@ def _increment(segment):
     segment.buf[0] += 1
 
 
+@pytest.mark.usefixtures("stops_the_tracker")
 def test_multiprocessing_takes_it_as_an_argument():
     with shm.Segment.create(10) as segment:
         worker = multiprocessing.get_context("spawn").Process(target=_increment, args=(segment,))

@@ -515,11 +515,12 @@ def test_what_comes_between_a_look_at_the_pipe_and_one_at_the_child_is_counted(m
             try:
                 return os.read(fd, size)
             except BlockingIOError:
-                (child,) = psutil.Process().children()
+                (child,) = [each for each in psutil.Process().children() if each.pid not in others]
                 os.write(go, b"\n")
                 wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, "the end of the child")
                 raise
 
+    others = {each.pid for each in psutil.Process().children()}
     ready, go = os.pipe()
     leash, end = os.pipe()
     monkeypatch.setattr(stream, "os", Slow())
