@@ -28,32 +28,32 @@ static int64_t lock(int fd, int command, short kind, int64_t at, short *found)
     return 0;
 }
 
-int64_t cl__lease_open_bare(int fd)
+static int64_t open_anew(int fd, int access)
 {
     char path[CL__FD_PATH];
     cl__fd_path(fd, path);
     int own;
     do
-        own = open(path, O_RDWR | O_CLOEXEC);
+        own = open(path, access | O_CLOEXEC);
     while (own < 0 && errno == EINTR);
-    return own < 0 ? errno == ENOENT ? -ENOTSUP : -errno : own;
+    return own < 0 ? errno == ENOENT ? -ENOTSUP : -errno : own; /* there is no /proc */
+}
+
+int64_t cl__lease_open_bare(int fd)
+{
+    return open_anew(fd, O_RDWR);
 }
 
 int64_t cl__lease_open(int fd)
 {
-    char path[CL__FD_PATH];
-    cl__fd_path(fd, path);
-    int own;
-    do /* a participant's lock needs a description for writing; who may only read can be none */
-        own = open(path, O_RDWR | O_CLOEXEC);
-    while (own < 0 && errno == EINTR);
-    while (own < 0 && (errno == EACCES || errno == EPERM || errno == EROFS || errno == EINTR))
-        own = open(path, O_RDONLY | O_CLOEXEC);
+    int64_t own = open_anew(fd, O_RDWR); /* a participant's lock needs one for writing; who may only read can be none */
+    if (own == -EACCES || own == -EPERM || own == -EROFS)
+        own = open_anew(fd, O_RDONLY); /* also refused: to who was passed a descriptor of what he may not open */
     if (own < 0)
-        return errno == ENOENT ? -ENOTSUP : -errno; /* there is no /proc */
-    int64_t rc = lock(own, SET, F_RDLCK, 0, NULL);
+        return own;
+    int64_t rc = lock((int)own, SET, F_RDLCK, 0, NULL);
     if (rc < 0) {
-        close(own);
+        close((int)own);
         return rc == -EACCES ? -EAGAIN : rc;
     }
     return own;

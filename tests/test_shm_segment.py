@@ -252,6 +252,18 @@ def test_another_user(name):
         assert in_another_program(code, name).stdout == "attached\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_descriptor_of_what_may_not_be_opened(name):
+    # A lease is a description of one's own: who may open none cannot hold the segment, and is told so.
+    code = (
+        "import os; from corelane import shm; shm.Segment.create(1).close(); os.setuid(65534)\n"
+        "try: shm.Segment.attach(0)\n"
+        "except PermissionError as error: print(error)"
+    )
+    with shm.Segment.create(10, name) as segment:
+        assert "Permission denied" in in_another_program(code, stdin=segment).stdout
+
+
 def test_read_only(name):
     with shm.Segment.create(10, name) as segment, shm.Segment.attach(name, readonly=True) as reader:
         segment.buf[0] = 1
