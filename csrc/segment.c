@@ -174,10 +174,13 @@ int64_t cl_segment_new(cl_segment **out)
 void cl_segment_let_go(cl_segment *segment)
 {
     give_up_lease(segment);
-    if (segment->fd >= 0)
-        close(segment->fd);
+    lock_held(); /* two threads may let go at once: a number that is closed twice may be another file's the second time */
+    int fd = segment->fd;
     segment->fd = -1;
     segment->report.fd = -1;
+    unlock_held();
+    if (fd >= 0)
+        close(fd);
 }
 
 static void undo(cl_segment *segment)

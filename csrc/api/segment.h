@@ -86,7 +86,7 @@ int64_t cl_segment_create(cl_segment *segment, const char *path, const cl_segmen
 int64_t cl_segment_attach(cl_segment *segment, int32_t fd, const char *path, int32_t kind, uint64_t layout, int32_t flags);
 
 /* Give up its lease and descriptors; the data stays mapped until the object is freed.
- * Blocks: no. Threads: caller locks. */
+ * Blocks: no. Threads: any. */
 void cl_segment_let_go(cl_segment *segment);
 
 /* What is known of it. 0.
