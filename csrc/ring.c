@@ -733,10 +733,10 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadlin
     if (rc < 0)
         return rc;
     side *mine = &ring->sides[which];
-    door *door = &ring->shared->doors[which];
+    if (!is_ours(ring, mine))
+        return why_not(ring, mine); /* and nothing is written: it may be read-only, or somebody else's */
     say_when(ring, which, want.needed);
-    rc = is_ours(ring, mine) ? cl__wait(&mine->waiter, &door->word, deadline, is_there, is_dead, &want, &slept)
-                             : why_not(ring, mine);
+    rc = cl__wait(&mine->waiter, &ring->shared->doors[which].word, deadline, is_there, is_dead, &want, &slept);
     if (is_ours(ring, mine) && slept) {
         _Atomic uint64_t *waits = &ring->shared->tallies[which].waits;
         cl__store_relaxed(waits, cl__load_relaxed(waits) + slept);
@@ -746,6 +746,7 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadlin
 
 void cl_ring_set_spin(cl_ring *ring, int64_t ns)
 {
+    ns = ns < CL__LOOK_NS ? ns : CL__LOOK_NS; /* no signal ends a spin, so it is no longer than what comes after it */
     for (int i = 0; i < CL_RING_SIDES; i++)
         cl__store_relaxed(&ring->sides[i].waiter.limit_ns, ns > 0 ? ns : 0);
 }

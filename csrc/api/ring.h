@@ -152,7 +152,8 @@ int64_t cl_ring_poll_fd(cl_ring *ring, int32_t side);
  * Blocks: no. Threads: one for each side. */
 int64_t cl_ring_arm(cl_ring *ring, int32_t side, int64_t size);
 
-/* How long this handle's waits may spin before they sleep, in ns; 0: not at all. It spins less where arrivals are rarer.
+/* How long this handle's waits may spin before they sleep, in ns, 100 ms at most; 0: not at all. It spins less where arrivals
+ * are rarer.
  * Blocks: no. Threads: any. */
 void cl_ring_set_spin(cl_ring *ring, int64_t ns);
 

@@ -705,8 +705,23 @@ static void concurrent_scribbler(void)
     }
 }
 
+/* Whoever has no side must not write where it would be: he may not be able to, or it may be somebody else's. */
+static void waits_for_no_side_of_its_own(void)
+{
+    say_about("a wait without a side");
+    ringed one = new_ring(PAGE), two = {NULL, NULL};
+    CHECK_IS(cl_segment_new(&two.segment), 0);
+    CHECK_IS(cl_segment_attach(two.segment, fd_of(one), NULL, CL_SEGMENT_RING, CL_RING_LAYOUT, CL_SEGMENT_READ_ONLY), 0);
+    two = ring_of(two.segment);
+    for (int side = 0; side < CL_RING_SIDES; side++)
+        CHECK_IS(cl_ring_wait(two.ring, side, 0, 0), -ENOTCONN);
+    end_ring(two);
+    end_ring(one);
+}
+
 int main(void)
 {
+    waits_for_no_side_of_its_own();
     in_and_out();
     every_size();
     many_at_once();
