@@ -112,6 +112,7 @@ PLATFORM = {
 # A second module in the same shared object, for calls too short to release the GIL around.
 PYTHON = [
     "csrc/python/fast.c",
+    "csrc/python/fast_kept.c",
     "csrc/python/fast_queue.c",
     "csrc/python/fast_ring.c",
 ]

@@ -267,6 +267,24 @@ def test_a_cycle_with_a_claim_is_collected_in_a_safe_order():
         gc.collect()
 
 
+class _Reader:
+    """In a cycle with what it reads at its end."""
+
+    def __init__(self, view):
+        self.view, self.me = view, self
+
+    def __del__(self):
+        _Reader.last = bytes(self.view)
+
+
+def test_a_view_is_there_for_whoever_is_collected_with_it():
+    for _ in range(5):
+        with cl.Queue.create(4, 8).reserve() as view:
+            _Reader(memoryview(view))
+        gc.collect()
+        assert _Reader.last == bytes(8)
+
+
 # ---- refused ----
 
 

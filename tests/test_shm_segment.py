@@ -236,6 +236,32 @@ def test_permissions(name):
         os.umask(old)
 
 
+class _User:
+    """In a cycle with what it uses at its end."""
+
+    ended = 0
+
+    def __init__(self, segment, view):
+        self.segment, self.view, self.me = segment, view, self
+
+    def __del__(self):
+        assert bytes(self.view) == bytes(len(self.view))
+        if self.segment is not None:
+            self.segment.close()
+        _User.ended += 1
+
+
+@pytest.mark.parametrize("only_its_view", [False, True])
+def test_a_cycle_is_collected_in_a_safe_order(only_its_view):
+    before = _User.ended
+    for _ in range(5):
+        segment = shm.Segment.create(2**20)
+        _User(None if only_its_view else segment, segment.buf)
+        del segment
+        gc.collect()
+    assert _User.ended == before + 5
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user(name):
     # Everything is imported first: the interpreter may lie where another user cannot read.

@@ -100,6 +100,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, cl__fast_add_kept},
     {Py_mod_exec, cl__fast_add_queue},
     {Py_mod_exec, cl__fast_add_ring},
 #ifdef Py_mod_gil

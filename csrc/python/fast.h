@@ -5,7 +5,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-int cl__fast_add_queue(PyObject *module); /* fast_queue.c: 0, or -1 and an exception */
-int cl__fast_add_ring(PyObject *module); /* fast_ring.c: 0, or -1 and an exception */
+/* 0, or -1 and an exception. */
+int cl__fast_add_kept(PyObject *module);
+int cl__fast_add_queue(PyObject *module);
+int cl__fast_add_ring(PyObject *module);
 
 #endif

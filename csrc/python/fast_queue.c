@@ -218,10 +218,7 @@ static PyObject *leave(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* _bind(address, owner) -> None.
- *
- * The collector of cycles is not told of `owner` (there is no traverse): it would run the owner's destructor together with
- * the `__del__` of objects that still use the queue, in any order. As it is, it sees a reference from outside. */
+/* _bind(address, owner) -> None. The collector of cycles is not told of `owner`: see fast_kept.c. */
 static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     queue_object *self = (queue_object *)object;

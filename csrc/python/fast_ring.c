@@ -19,7 +19,8 @@
 
 typedef struct ring_object {
     PyObject_HEAD
-    cl_ring *ring; /* the Python object owns it, and frees it after this */
+    cl_ring *ring;
+    PyObject *owner; /* of `ring`: freed when this object is, and not before; see fast_kept.c */
     _Atomic int busy[CL_RING_SIDES];
 } ring_object;
 
@@ -399,12 +400,26 @@ static PyObject *let_go(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-static PyObject *bind(PyObject *object, PyObject *address)
+/* _bind(address, owner) -> None. The collector of cycles is not told of `owner`. */
+static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    ((ring_object *)object)->ring = PyLong_AsVoidPtr(address);
-    if (PyErr_Occurred())
-        return NULL;
+    ring_object *self = (ring_object *)object;
+    void *ring = count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
+    if (!ring || self->ring)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_bind() takes an address and an owner, once");
+    Py_INCREF(args[1]);
+    self->owner = args[1];
+    self->ring = ring;
     Py_RETURN_NONE;
+}
+
+static void dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    Py_XDECREF(((ring_object *)self)->owner);
+    release(self);
+    Py_DECREF(type);
 }
 
 #define CALL(function) ((PyCFunction)(void (*)(void))(function))
@@ -426,12 +441,13 @@ static PyMethodDef methods[] = {
     {"_get_records", CALL(get_records), METH_FASTCALL, NULL},
     {"_hold", hold, METH_O, NULL},
     {"_let_go", let_go, METH_O, NULL},
-    {"_bind", bind, METH_O, NULL},
+    {"_bind", CALL(bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
+    {Py_tp_dealloc, dealloc},
     {Py_tp_doc, (void *)"The calls of a ring that do not wait."},
     {0, NULL},
 };

@@ -421,9 +421,8 @@ class Queue(_Calls):
                     raise QueueFull(f"{self!r} had no room in time{self._held_up()}")
                 raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
 
-    def _map(self, claim: Any) -> memoryview:
-        # The pointer's destructor does nothing; it is there to hold the core's object, and by that the mapping.
-        return memoryview(ffi.buffer(ffi.gc(claim.data, functools.partial(_nothing, self._core)), claim.size))
+    def _map(self, claim: Any, readonly: bool = False) -> memoryview:
+        return memoryview(fast.Kept(self._core, int(ffi.cast("uintptr_t", claim.data)), claim.size, readonly))
 
     # ---- getting ----
 
@@ -470,7 +469,7 @@ class Queue(_Calls):
         """
         made = Peeked(self)
         self._claim(lib.cl_queue_peek, made._claim, timeout, lib.CL_QUEUE_EMPTY)
-        made.view = self._map(made._claim).toreadonly()
+        made.view = self._map(made._claim, readonly=True)
         return made
 
     def __iter__(self) -> Iterator[bytes]:
@@ -631,10 +630,6 @@ def _check_policy(policy: Any) -> None:
 def _free(segment: Any, core: Any) -> None:
     lib.cl_queue_free(core)
     del segment
-
-
-def _nothing(core: Any, address: Any) -> None:
-    del core, address
 
 
 def _attached(cls: type[Queue], handle: Handle, policy: str) -> Queue:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
         def _get_records(self, buffer: Any, size: int) -> int: ...
         def _hold(self, side: int) -> None: ...
         def _let_go(self, side: int) -> None: ...
-        def _bind(self, address: int) -> None: ...
+        def _bind(self, address: int, owner: object) -> None: ...
 
 else:
     _Calls = fast.RingCalls
@@ -174,7 +174,7 @@ class Ring(_Calls):
         ring = cls()
         ring._segment, ring._spin = segment, spin
         ring._core = ffi.gc(out[0], functools.partial(_free, segment._core))
-        ring._bind(int(ffi.cast("uintptr_t", out[0])))
+        ring._bind(int(ffi.cast("uintptr_t", out[0])), ring._core)
         lib.cl_ring_set_spin(ring._core, ns)
         _open.add(ring)
         return ring
@@ -448,9 +448,8 @@ class Ring(_Calls):
                 raise
             self._settle(rc, _PRODUCER, size, deadline)
 
-    def _map(self, address: Any, size: int) -> memoryview:
-        # The pointer's destructor does nothing; it is there to hold the core's object, and by that the mapping.
-        return memoryview(ffi.buffer(ffi.gc(address, functools.partial(_nothing, self._core)), size))
+    def _map(self, address: Any, size: int, readonly: bool = False) -> memoryview:
+        return memoryview(fast.Kept(self._core, int(ffi.cast("uintptr_t", address)), size, readonly))
 
     # ---- getting ----
 
@@ -527,7 +526,7 @@ class Ring(_Calls):
                 self._hold(_CONSUMER)
                 rc = lib.cl_ring_peek(self._core, data, size)
                 if rc == 0:
-                    return Peeked(self, self._map(data[0], size[0]).toreadonly())
+                    return Peeked(self, self._map(data[0], size[0], readonly=True))
                 self._let_go(_CONSUMER)
             except RuntimeError:
                 raise  # somebody else holds it
@@ -748,10 +747,6 @@ def _close_with_the_process() -> None:
 def _free(segment: Any, core: Any) -> None:
     lib.cl_ring_free(core)
     del segment
-
-
-def _nothing(core: Any, address: Any) -> None:
-    del core, address
 
 
 def _attached(cls: type[Ring], handle: Handle, spin: float | None) -> Ring:

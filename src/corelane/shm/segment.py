@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import atexit
 import errno
-import functools
 import os
 import sys
 import weakref
 
-from corelane._ffi import ffi, lib
+from corelane._ffi import fast, ffi, lib
 from corelane._values import flag, integer
 from corelane.errors import Corrupted, NotSupported, ShmError, ShmFailed, shm_failed
 from corelane.shm.names import DIRECTORY, path_of
@@ -69,13 +68,14 @@ class Segment:
     A context manager: leaving the block closes it. `buf` is a memoryview of its data.
     """
 
-    __slots__ = ("__weakref__", "_core", "_maker", "_name", "_path", "_report", "_view")
+    __slots__ = ("__weakref__", "_core", "_kept", "_maker", "_name", "_path", "_report", "_view")
 
     def __init__(self) -> None:
         out = ffi.new("cl_segment **")
         if lib.cl_segment_new(out) < 0:
             raise MemoryError("no memory for a segment")
         self._core = ffi.gc(out[0], lib.cl_segment_free)
+        self._kept = fast.Kept(self._core)
         self._report = ffi.new("cl_segment_report *")
         self._report.fd = -1
         self._name: str | None = None
@@ -303,10 +303,7 @@ class Segment:
         return self._map(self._report.data - self.data_offset + start, size)
 
     def _map(self, address: Any, size: int) -> memoryview:
-        # The pointer's destructor does nothing; it is there to hold the core's object, and by that the mapping.
-        owned = ffi.gc(address, functools.partial(_nothing, self._core))
-        view = memoryview(ffi.buffer(owned, size))
-        return view.toreadonly() if self.readonly else view
+        return memoryview(fast.Kept(self._core, int(ffi.cast("uintptr_t", address)), size, self.readonly))
 
     @property
     def handle(self) -> Handle:
@@ -377,10 +374,6 @@ _made: weakref.WeakSet[Segment] = weakref.WeakSet()
 def _remove_names() -> None:
     for segment in list(_made):
         segment.close()
-
-
-def _nothing(core: Any, address: Any) -> None:
-    del core, address
 
 
 def _attached(cls: type[Segment], handle: Handle, readonly: bool) -> Segment:
