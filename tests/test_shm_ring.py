@@ -469,6 +469,49 @@ def test_closing_wakes_a_thread_that_waits(ring):
     assert ended
 
 
+@pytest.mark.slow
+def test_threads_that_take_a_side_at_once_take_it_once():
+    for _ in range(1500):
+        with cl.Ring.create(1) as ring:
+            start, told = threading.Barrier(3), []
+
+            def take(ring=ring, start=start, told=told):
+                start.wait()
+                told.append(ring.take("consumer"))
+
+            threads = [threading.Thread(target=take) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert told == [None, None, None]  # and not ourselves, dead
+
+
+def test_closing_waits_for_a_copy_that_is_under_way():
+    large = bytes(2**26)
+    with cl.Ring.create(2**27) as ring:
+        other = cl.Ring.attach(ring)
+        ring.take("producer")
+        failed = []
+
+        def put():
+            try:
+                ring.put(large)
+            except ValueError:
+                failed.append(True)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        time.sleep(0.005)  # it copies by now, or will find the ring closed
+        ring.close()
+        # What is put is put before the side falls free: whoever takes it then is alone on it.
+        there = other.stats().producer.records
+        other.take("producer")
+        thread.join()
+        assert there + len(failed) == 1
+        assert other.stats().producer.records == there
+
+
 def test_threads_of_one_program_may_share_a_handle():
     total, most = 4000, 200_000
     with cl.Ring.create(2**20) as ring:

@@ -5,7 +5,12 @@
  *
  * The GIL keeps the threads of this process from being two producers. Where it is let go, for a long copy, or does not keep
  * them (a free-threaded Python), `busy` says so: the others wait for it. It also says that memory is reserved, or looked at,
- * by the program: then the others are refused. */
+ * by the program: then the others are refused.
+ *
+ * So what gives a side to this process, takes it away or opens its bell is here, too. Two threads that both took a side would
+ * both succeed, as the lease is the process's, and the later one would set the side back to where the first began. If a side
+ * was left in the midst of a put, that could end after another process has taken it; and ring a bell by a number that is
+ * another file's by then. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -64,6 +69,26 @@ static int begin_to_end(ring_object *self, int side)
     return 0;
 }
 #endif
+
+/* The same, but beside what the program holds: what was there, for end_beside. */
+static int begin_beside(ring_object *self, int side)
+{
+    int seen = FREE;
+    while (!atomic_compare_exchange_strong(&self->busy[side], &seen, IN_A_CALL) && seen != HELD_BY_THE_PROGRAM) {
+        Py_BEGIN_ALLOW_THREADS
+        struct timespec nap = {0, NAP_NS};
+        nanosleep(&nap, NULL);
+        Py_END_ALLOW_THREADS
+        seen = FREE;
+    }
+    return seen;
+}
+
+static void end_beside(ring_object *self, int side, int seen)
+{
+    if (seen == FREE)
+        atomic_store(&self->busy[side], FREE);
+}
 
 static int is_bound(ring_object *self)
 {
@@ -400,6 +425,98 @@ static PyObject *let_go(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+/* _commit(size) -> 0, or the ring's answer: for the reserved record. */
+static PyObject *commit(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    Py_ssize_t size = PyLong_AsSsize_t(argument);
+    if (PyErr_Occurred() || !is_bound(self))
+        return NULL;
+    atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
+    int64_t rc = cl_ring_add(self->ring, size);
+    rc = rc < 0 ? rc : cl_ring_commit(self->ring);
+    atomic_store(&self->busy[CL_RING_PRODUCER], HELD_BY_THE_PROGRAM);
+    return PyLong_FromLongLong(rc);
+}
+
+/* _release() -> their number, or the ring's answer: for what is looked at. */
+static PyObject *release(PyObject *object, PyObject *unused)
+{
+    ring_object *self = (ring_object *)object;
+    (void)unused;
+    if (!is_bound(self))
+        return NULL;
+    atomic_store(&self->busy[CL_RING_CONSUMER], IN_A_CALL);
+    int64_t rc = cl_ring_release(self->ring);
+    atomic_store(&self->busy[CL_RING_CONSUMER], HELD_BY_THE_PROGRAM);
+    return PyLong_FromLongLong(rc);
+}
+
+/* ---- whose it is --------------------------------------------------------------------------------------------------------- */
+
+static int parse_side(PyObject *argument)
+{
+    long side = PyLong_AsLong(argument);
+    if (!PyErr_Occurred() && (side < 0 || side >= CL_RING_SIDES))
+        PyErr_SetString(PyExc_ValueError, "no such side");
+    return PyErr_Occurred() ? -1 : (int)side;
+}
+
+static PyObject *with_side(PyObject *object, PyObject *argument, int64_t (*call)(cl_ring *, int32_t))
+{
+    ring_object *self = (ring_object *)object;
+    int side = parse_side(argument);
+    if (side < 0 || !is_bound(self))
+        return NULL;
+    int seen = begin_beside(self, side);
+    int64_t rc = call(self->ring, side);
+    end_beside(self, side, seen);
+    return PyLong_FromLongLong(rc);
+}
+
+/* _take_side(side), _bell(side) -> the ring's answer. */
+static PyObject *take_side(PyObject *self, PyObject *side)
+{
+    return with_side(self, side, cl_ring_take);
+}
+
+static PyObject *bell(PyObject *self, PyObject *side)
+{
+    return with_side(self, side, cl_ring_poll_fd);
+}
+
+/* _arm(side, size) -> the ring's answer. */
+static PyObject *arm(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ring_object *self = (ring_object *)object;
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "_arm() takes a side and a size");
+    int side = parse_side(args[0]);
+    Py_ssize_t size = side < 0 ? 0 : PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred() || !is_bound(self))
+        return NULL;
+    int seen = begin_beside(self, side);
+    int64_t rc = cl_ring_arm(self->ring, side, size);
+    end_beside(self, side, seen);
+    return PyLong_FromLongLong(rc);
+}
+
+/* _leave() -> None: of both sides, for good. */
+static PyObject *leave(PyObject *object, PyObject *unused)
+{
+    ring_object *self = (ring_object *)object;
+    int seen[CL_RING_SIDES];
+    (void)unused;
+    if (!is_bound(self))
+        return NULL;
+    for (int side = 0; side < CL_RING_SIDES; side++)
+        seen[side] = begin_beside(self, side);
+    cl_ring_close(self->ring);
+    for (int side = 0; side < CL_RING_SIDES; side++)
+        end_beside(self, side, seen[side]);
+    Py_RETURN_NONE;
+}
+
 /* _bind(address, owner) -> None. The collector of cycles is not told of `owner`. */
 static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
@@ -441,6 +558,12 @@ static PyMethodDef methods[] = {
     {"_get_records", CALL(get_records), METH_FASTCALL, NULL},
     {"_hold", hold, METH_O, NULL},
     {"_let_go", let_go, METH_O, NULL},
+    {"_commit", commit, METH_O, NULL},
+    {"_release", release, METH_NOARGS, NULL},
+    {"_take_side", take_side, METH_O, NULL},
+    {"_bell", bell, METH_O, NULL},
+    {"_arm", CALL(arm), METH_FASTCALL, NULL},
+    {"_leave", leave, METH_NOARGS, NULL},
     {"_bind", CALL(bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

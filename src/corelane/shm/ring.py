@@ -62,6 +62,12 @@ if TYPE_CHECKING:
         def _get_records(self, buffer: Any, size: int) -> int: ...
         def _hold(self, side: int) -> None: ...
         def _let_go(self, side: int) -> None: ...
+        def _commit(self, size: int) -> int: ...
+        def _release(self) -> int: ...
+        def _take_side(self, side: int) -> int: ...
+        def _bell(self, side: int) -> int: ...
+        def _arm(self, side: int, size: int) -> int: ...
+        def _leave(self) -> None: ...
         def _bind(self, address: int, owner: object) -> None: ...
 
 else:
@@ -230,13 +236,13 @@ class Ring(_Calls):
         return self._poll_fd(side)
 
     def _poll_fd(self, side: int) -> int:
-        fd = lib.cl_ring_poll_fd(self._core, side)
+        fd = self._bell(side)
         if fd == _UNTAKEN:
             self._take(side)
-            fd = lib.cl_ring_poll_fd(self._core, side)
+            fd = self._bell(side)
         if fd < 0:
             raise self._failed(fd, side)
-        return int(fd)
+        return fd
 
     def stats(self) -> RingStats:
         """What has gone through it and who is there; any handle may ask, also a read-only one."""
@@ -287,7 +293,7 @@ class Ring(_Calls):
 
     def _take(self, side: int) -> None:
         self._check_open()
-        rc = lib.cl_ring_take(self._core, side)
+        rc = self._take_side(side)
         if rc == -errno.EBUSY:
             pid = self._pid(side)
             raise SideTaken(f"{self!r} has a {_NAMES[side]}: process {pid}; a ring has one (a Queue many)", pid)
@@ -317,7 +323,7 @@ class Ring(_Calls):
         if rc != _AGAIN:
             raise self._failed(rc, side, size)
         if deadline is None:
-            rc = lib.cl_ring_arm(self._core, side, size)
+            rc = self._arm(side, size)
             rc = (lib.cl_ring_look(self._core, side, size) if rc == -errno.EBADF else rc) or _TIMEOUT
         else:
             while (rc := lib.cl_ring_wait(self._core, side, size, deadline)) == _SIGNAL:
@@ -571,7 +577,7 @@ class Ring(_Calls):
             self._settle(rc, side, size, None)
             return
         fd, loop = self._poll_fd(side), asyncio.get_running_loop()
-        rc = lib.cl_ring_arm(self._core, side, size)
+        rc = self._arm(side, size)
         if rc < 0:
             raise self._failed(rc, side, size)
         if rc == 1:
@@ -602,7 +608,7 @@ class Ring(_Calls):
         and then Closed; a producer Closed at once. Does nothing the second time."""
         if self._segment.closed:
             return
-        lib.cl_ring_close(self._core)
+        self._leave()
         self._segment.close()
         _open.discard(self)
 
@@ -662,8 +668,7 @@ class Reserved(_Borrowed):
     def commit(self, size: int | None = None) -> None:
         """Let the consumer have it, or its first `size` bytes."""
         ring, most = self._borrowed(), self.view.nbytes
-        rc = lib.cl_ring_add(ring._core, most if size is None else integer(0, most)("size", size))
-        rc = rc if rc < 0 else lib.cl_ring_commit(ring._core)
+        rc = ring._commit(most if size is None else integer(0, most)("size", size))
         self._done(_PRODUCER)
         if rc < 0:
             raise ring._failed(rc, _PRODUCER)
@@ -693,7 +698,7 @@ class Peeked(_Borrowed):
     def release(self) -> None:
         """It is done with: its room is the producer's."""
         ring = self._borrowed()
-        rc = lib.cl_ring_release(ring._core)
+        rc = ring._release()
         self._done(_CONSUMER)
         if rc < 0:
             raise ring._failed(rc, _CONSUMER)
