@@ -1,5 +1,6 @@
 """Queues: between real processes, in order, through kills and stops; refused in words."""
 
+import contextlib
 import errno
 import gc
 import multiprocessing
@@ -181,7 +182,7 @@ def test_in_place():
 class _Interrupted(cl.Queue):
     __slots__ = ()
 
-    def _map(self, claim):
+    def _map(self, claim, readonly=False):
         raise KeyboardInterrupt
 
 
@@ -219,6 +220,36 @@ def test_closing_gives_back_what_is_claimed():
         assert queue.get() == b"1"
         queue.put_many([b"2", b"3"], timeout=0)
         assert queue.stats().recoveries == 0
+
+
+def test_closing_beside_threads_that_peek_leaves_no_slot_behind():
+    """A claim after the closing has looked at its slot would be nobody's: neither to be got, nor of a dead one."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with cl.Queue.create(64, 8) as queue:
+            for _ in range(100):
+                other = cl.Queue.attach(queue)
+                queue.put_many([b"x"] * 32)
+
+                def work(other=other):
+                    with contextlib.suppress(ValueError, cl.ShmError, cl.QueueEmpty):
+                        while True:
+                            with other.peek(timeout=0):
+                                pass
+
+                threads = [threading.Thread(target=work) for _ in range(2)]
+                for thread in threads:
+                    thread.start()
+                other.close()
+                for thread in threads:
+                    thread.join()
+                with contextlib.suppress(cl.QueueEmpty):
+                    while True:
+                        queue.get(timeout=0)
+                assert queue.stats().size == 0
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_shutdown_tells_all():

@@ -3,8 +3,9 @@
  * A call that cannot be done at once (full, empty, closed, an error) is left to a method of the Python class, `_put_later` or
  * `_get_later`, which waits, drops or raises. So what is fast is here, and what is said is there.
  *
- * The core's calls are for any thread. What must not happen beside them, leaving the queue, is kept away by the GIL, as each
- * call here holds it from begin to end; and on a free-threaded Python by a lock, which has no second user elsewhere. */
+ * The core's calls are for any thread. What must not happen beside them, joining and leaving the queue, is kept away by the
+ * GIL, as each call here holds it from begin to end (so a claim is here, too: one that comes after leave() has looked at its
+ * slot would be nobody's); and on a free-threaded Python by a lock, which has no second user elsewhere. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -205,6 +206,76 @@ static PyObject *get_some(PyObject *self, PyObject *argument)
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(rc);
 }
 
+/* ---- claims: each takes the address of a cl_queue_claim, and returns the core's answer ---------------------------------- */
+
+static PyObject *with_claim(PyObject *self, PyObject *address, int64_t (*call)(cl_queue *, cl_queue_claim *))
+{
+    cl_queue *queue = queue_of(self);
+    cl_queue_claim *claim = queue ? PyLong_AsVoidPtr(address) : NULL;
+    if (!claim)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "the claim's address is 0");
+    BEGIN();
+    int64_t rc = call(queue, claim);
+    END();
+    return PyLong_FromLongLong(rc);
+}
+
+static PyObject *reserve(PyObject *self, PyObject *address)
+{
+    return with_claim(self, address, cl_queue_reserve);
+}
+
+static PyObject *cancel(PyObject *self, PyObject *address)
+{
+    return with_claim(self, address, cl_queue_cancel);
+}
+
+static PyObject *peek(PyObject *self, PyObject *address)
+{
+    return with_claim(self, address, cl_queue_peek);
+}
+
+static PyObject *release(PyObject *self, PyObject *address)
+{
+    return with_claim(self, address, cl_queue_release);
+}
+
+static PyObject *give_back(PyObject *self, PyObject *address)
+{
+    return with_claim(self, address, cl_queue_give_back);
+}
+
+/* _commit(address, size). */
+static PyObject *commit(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    cl_queue *queue = queue_of(self);
+    cl_queue_claim *claim = queue && count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
+    Py_ssize_t size = claim ? PyLong_AsSsize_t(args[1]) : 0;
+    if (PyErr_Occurred())
+        return NULL;
+    if (!claim)
+        return PyErr_Format(PyExc_TypeError, "_commit() takes a claim's address and a size");
+    BEGIN();
+    int64_t rc = cl_queue_commit(queue, claim, size);
+    END();
+    return PyLong_FromLongLong(rc);
+}
+
+/* ---- joining and leaving --------------------------------------------------------------------------------------------------- */
+
+/* _join() -> our index, or the core's answer. */
+static PyObject *join(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    cl_queue *queue = queue_of(self);
+    if (!queue)
+        return NULL;
+    BEGIN_ALONE();
+    int64_t rc = cl_queue_join(queue);
+    END();
+    return PyLong_FromLongLong(rc);
+}
+
 /* _leave() -> None. */
 static PyObject *leave(PyObject *self, PyObject *unused)
 {
@@ -254,6 +325,13 @@ static PyMethodDef methods[] = {
     {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
     {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
+    {"_reserve", reserve, METH_O, NULL},
+    {"_commit", CALL(commit), METH_FASTCALL, NULL},
+    {"_cancel", cancel, METH_O, NULL},
+    {"_peek", peek, METH_O, NULL},
+    {"_release", release, METH_O, NULL},
+    {"_give_back", give_back, METH_O, NULL},
+    {"_join", join, METH_NOARGS, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
     {"_bind", CALL(bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

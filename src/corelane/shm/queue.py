@@ -26,7 +26,7 @@ from corelane.shm.segment import Handle, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Self
 
     from corelane.shm.segment import HasFileno
@@ -51,6 +51,13 @@ if TYPE_CHECKING:
         def get_nowait(self) -> bytes: ...
         def _put_some(self, items: list[Any], first: int) -> int: ...
         def _get_some(self, most: int) -> list[bytes] | int: ...
+        def _reserve(self, address: int) -> int: ...
+        def _commit(self, address: int, size: int) -> int: ...
+        def _cancel(self, address: int) -> int: ...
+        def _peek(self, address: int) -> int: ...
+        def _release(self, address: int) -> int: ...
+        def _give_back(self, address: int) -> int: ...
+        def _join(self) -> int: ...
         def _leave(self) -> None: ...
         def _bind(self, address: int, owner: object) -> None: ...
 
@@ -194,7 +201,7 @@ class Queue(_Calls):
             ShmError: there are `members` participants already, and all of them live.
         """
         self._check_open()
-        rc = lib.cl_queue_join(self._core)
+        rc = self._join()
         if rc == -errno.EUSERS:
             most = int(self._report().members)
             raise ShmError(f"{self!r} has {most} participants, all alive: create it with more members, or close some")
@@ -404,15 +411,15 @@ class Queue(_Calls):
             timeout: seconds to wait for room, whatever the policy.
         """
         made = Reserved(self)
-        self._claim(lib.cl_queue_reserve, made._claim, timeout, lib.CL_QUEUE_FULL)
+        self._claim(self._reserve, made, timeout, lib.CL_QUEUE_FULL)
         made.view = self._map(made._claim)
         return made
 
-    def _claim(self, call: Any, claim: Any, timeout: float | None, note: int) -> None:
+    def _claim(self, call: Callable[[int], int], made: _Claimed, timeout: float | None, note: int) -> None:
         self._check_open()
         what = _FOR_ROOM if note == lib.CL_QUEUE_FULL else _FOR_RECORD
         waits = self._waits(what, self._deadline(timeout))
-        while (rc := call(self._core, claim)) < 0:
+        while (rc := call(made._address)) < 0:
             if rc != _AGAIN:
                 raise self._failed(rc)
             if next(waits, self) is self:
@@ -468,7 +475,7 @@ class Queue(_Calls):
         With at-least-once delivery this is how work survives whoever does it.
         """
         made = Peeked(self)
-        self._claim(lib.cl_queue_peek, made._claim, timeout, lib.CL_QUEUE_EMPTY)
+        self._claim(self._peek, made, timeout, lib.CL_QUEUE_EMPTY)
         made.view = self._map(made._claim, readonly=True)
         return made
 
@@ -521,20 +528,21 @@ class _Claimed:
     not leave a slot that a live process holds, for ever, and that nobody knows of.
     """
 
-    __slots__ = ("_claim", "_queue", "view")
+    __slots__ = ("_address", "_claim", "_queue", "view")
 
     def __init__(self, queue: Queue) -> None:
         self.view = memoryview(b"")
         self._claim = ffi.new("cl_queue_claim *")
+        self._address = int(ffi.cast("uintptr_t", self._claim))
         self._queue: Queue | None = queue
 
-    def _end(self, call: Any, *args: Any) -> None:
+    def _end(self, call: Callable[..., int], *args: int) -> None:
         if self._queue is None:
             raise ValueError("this record is done with")
         queue = self._queue
         with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the queue's again
             self.view.release()
-        rc = call(queue._core, self._claim, *args)  # which uses the claim up
+        rc = call(queue, self._address, *args)  # which uses the claim up
         self._queue = None
         if rc == -errno.EINVAL:
             raise ValueError("this record is done with: its queue was closed and registered again meanwhile")
@@ -544,7 +552,7 @@ class _Claimed:
     def __enter__(self) -> memoryview:
         return self.view
 
-    def _drop(self, call: Any) -> None:
+    def _drop(self, call: Callable[..., int]) -> None:
         # Its process may have been forked, its queue closed: then there is nothing to be given back.
         with contextlib.suppress(ShmError, ValueError):
             self._end(call)
@@ -560,22 +568,22 @@ class Reserved(_Claimed):
         if self._queue is None:
             raise ValueError("this record is done with")
         most = int(self._claim.size)
-        self._end(lib.cl_queue_commit, most if size is None else integer(0, most)("size", size))
+        self._end(Queue._commit, most if size is None else integer(0, most)("size", size))
 
     def cancel(self) -> None:
         """It is no record."""
-        self._end(lib.cl_queue_cancel)
+        self._end(Queue._cancel)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._queue is not None:
             if kind is None:
                 self.commit()
             else:
-                self._drop(lib.cl_queue_cancel)
+                self._drop(Queue._cancel)
 
     def __del__(self) -> None:
         if self._queue is not None:
-            self._drop(lib.cl_queue_cancel)
+            self._drop(Queue._cancel)
 
 
 class Peeked(_Claimed):
@@ -585,22 +593,22 @@ class Peeked(_Claimed):
 
     def release(self) -> None:
         """It is dealt with."""
-        self._end(lib.cl_queue_release)
+        self._end(Queue._release)
 
     def give_back(self) -> None:
         """It is for somebody else; with at-most-once delivery, for nobody."""
-        self._end(lib.cl_queue_give_back)
+        self._end(Queue._give_back)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._queue is not None:
             if kind is None:
                 self.release()
             else:
-                self._drop(lib.cl_queue_give_back)
+                self._drop(Queue._give_back)
 
     def __del__(self) -> None:
         if self._queue is not None:
-            self._drop(lib.cl_queue_give_back)
+            self._drop(Queue._give_back)
 
 
 # What is alive at the interpreter's end is not finalised; a program that ends has left, it has not died.
