@@ -11,6 +11,7 @@ import pickle
 import queue
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -884,6 +885,24 @@ def test_a_loop_sleeps_until_it_is_woken(ring):
             back.put(b"x")
             assert ring.get(timeout=PATIENCE) == b"x"
             assert asyncio.run(main()) < 100 * 0.1 * 0.5
+
+
+def test_a_task_whose_ring_is_closed_takes_nobodys_reader(ring):
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(ring.aget())
+        await asyncio.sleep(0.01)
+        ring.close()  # from here on its descriptor's number is anybody's
+        ends = [end for _ in range(4) for end in socket.socketpair()]
+        for end in ends:
+            loop.add_reader(end, end.recv, 1)
+        with pytest.raises(ValueError, match="closed"):
+            await task
+        for end in ends:
+            assert loop.remove_reader(end)
+            end.close()
+
+    asyncio.run(main())
 
 
 def test_async_iteration_ends_with_the_producer(ring):

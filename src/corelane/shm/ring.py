@@ -576,7 +576,7 @@ class Ring(_Calls):
         if rc != _AGAIN or left <= 0:
             self._settle(rc, side, size, None)
             return
-        fd, loop = self._poll_fd(side), asyncio.get_running_loop()
+        bell, loop = self._poll_fd(side), asyncio.get_running_loop()
         rc = self._arm(side, size)
         if rc < 0:
             raise self._failed(rc, side, size)
@@ -584,13 +584,19 @@ class Ring(_Calls):
             await asyncio.sleep(0)  # others have a turn, also when there is always something
             return
         future = loop.create_future()
-        loop.add_reader(fd, _set, future)
-        timer = loop.call_later(min(left, _LOOK), _set, future)
+        # A number of our own: if another task closes the ring, the bell's may be that of another file, with a reader, by
+        # the time that we remove ours.
+        fd = os.dup(bell)
         try:
-            await future
+            loop.add_reader(fd, _set, future)
+            timer = loop.call_later(min(left, _LOOK), _set, future)
+            try:
+                await future
+            finally:
+                timer.cancel()
+                loop.remove_reader(fd)
         finally:
-            timer.cancel()
-            loop.remove_reader(fd)
+            os.close(fd)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Its records, until the producer closes."""
