@@ -580,6 +580,12 @@ int64_t cl_queue_note(cl_queue *queue, int32_t what, int64_t count)
     return 0;
 }
 
+int64_t cl_queue_plan_of(const cl_queue *queue, cl_queue_plan *out)
+{
+    *out = queue->plan;
+    return 0;
+}
+
 static void count_slots(cl_queue *queue, cl_queue_report *out)
 {
     int64_t gone = (int64_t)cl__load_relaxed(&queue->shared->tombstones); /* positions that were no records */

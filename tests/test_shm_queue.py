@@ -94,6 +94,15 @@ def test_full_and_empty():
         assert (stats.failed_puts, stats.failed_gets, stats.size) == (2, 2, 2)
 
 
+def test_being_empty_is_said_without_a_look_at_every_slot():
+    with cl.Queue.create(2**18, 200) as queue:
+        began = time.process_time()
+        for _ in range(100):
+            with pytest.raises(cl.QueueEmpty):
+                queue.get_nowait()
+        assert time.process_time() - began < 0.1
+
+
 def test_many_at_once():
     with cl.Queue.create(4, 8) as queue:
         queue.put_many([])

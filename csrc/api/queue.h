@@ -153,6 +153,10 @@ int64_t cl_queue_shut(cl_queue *queue);
  * Blocks: no. Threads: any. */
 int64_t cl_queue_note(cl_queue *queue, int32_t what, int64_t count);
 
+/* What it is made of: that never changes. 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_plan_of(const cl_queue *queue, cl_queue_plan *out);
+
 /* What is known of it; reads every slot. Needs no registration. 0.
  * Blocks: no. Threads: any. */
 int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out);

@@ -203,7 +203,7 @@ class Queue(_Calls):
         self._check_open()
         rc = self._join()
         if rc == -errno.EUSERS:
-            most = int(self._report().members)
+            most = int(self._plan().members)
             raise ShmError(f"{self!r} has {most} participants, all alive: create it with more members, or close some")
         if rc == -errno.ENOTSUP:
             raise NotSupported(f"{self!r}: this platform has no leases, which say who is alive")
@@ -221,12 +221,12 @@ class Queue(_Calls):
     @property
     def slots(self) -> int:
         """How many records it holds."""
-        return int(self._report().slots)
+        return int(self._plan().slots)
 
     @property
     def slot_size(self) -> int:
         """Bytes that a record may have."""
-        return int(self._report().slot_size)
+        return int(self._plan().slot_size)
 
     @property
     def policy(self) -> str:
@@ -280,10 +280,15 @@ class Queue(_Calls):
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
-        out = self._report()
-        return f"<Queue{name} of {out.slots} slots of {out.slot_size} bytes{', closed' if self.closed else ''}>"
+        plan = self._plan()
+        return f"<Queue{name} of {plan.slots} slots of {plan.slot_size} bytes{', closed' if self.closed else ''}>"
 
-    def _report(self) -> Any:
+    def _plan(self) -> Any:
+        out = ffi.new("cl_queue_plan *")
+        lib.cl_queue_plan_of(self._core, out)
+        return out
+
+    def _report(self) -> Any:  # which reads every slot
         out = ffi.new("cl_queue_report *")
         lib.cl_queue_report_of(self._core, out)
         return out

@@ -584,8 +584,8 @@ class Ring(_Calls):
             await asyncio.sleep(0)  # others have a turn, also when there is always something
             return
         future = loop.create_future()
-        # A number of our own: if another task closes the ring, the bell's may be that of another file, with a reader, by
-        # the time that we remove ours.
+        # A number of our own: if another task closes the ring, the bell's may be that of another file, which has a
+        # reader, by the time that we remove ours.
         fd = os.dup(bell)
         try:
             loop.add_reader(fd, _set, future)
