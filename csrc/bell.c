@@ -2,8 +2,8 @@
  *
  * A bell is a pipe of the waiter's. In shared memory is where it is: a process, a number there, an inode. Whoever rings opens
  * it anew through /proc, so nothing has to be passed on, and no name lies around. What is written in shared memory may be a
- * stranger's wish: a byte is written only into a pipe of our own user's, who could have written there himself; any other
- * bell stays silent, and its owner looks by itself within 100 ms.
+ * stranger's wish, also of one who may not write to the pipe he names, our stdout: so a byte is written only into a pipe of
+ * our own user's that is marked as a bell; any other stays silent, and its owner looks by itself within 100 ms.
  *
  * The ringer opens both ends: a pipe that its owner has closed must not raise SIGPIPE. */
 #include "atomic.h"
@@ -36,6 +36,7 @@ int64_t cl__bell_open(cl__bell *bell, cl__bell_place *place)
     }
     bell->ends[0] = ends[0];
     bell->ends[1] = ends[1];
+    cl__pipe_mark(ends[1]);
     cl__sys_write(ends[1], "", 1); /* whoever waits for it first looks first */
     cl__store_relaxed(&place->number, ends[0]);
     cl__store_relaxed(&place->inode, (int64_t)file.st_ino);
@@ -61,7 +62,8 @@ void cl__bell_silence(cl__bell *bell)
 static int is_ours(int fd, int64_t inode)
 {
     struct stat file;
-    return fstat(fd, &file) == 0 && S_ISFIFO(file.st_mode) && (int64_t)file.st_ino == inode && file.st_uid == geteuid();
+    return fstat(fd, &file) == 0 && S_ISFIFO(file.st_mode) && (int64_t)file.st_ino == inode && file.st_uid == geteuid() &&
+           cl__pipe_is_marked(fd);
 }
 
 void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place)

@@ -4,7 +4,9 @@ that is scribbled on; the fast calls and the slow ones say the same."""
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import gc
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -839,8 +841,11 @@ def test_a_producer_waits_in_a_selector(ring):
 
 
 def test_a_bell_of_somebody_elses_stays_silent(ring):
-    """What is said in shared memory is a wish: only a pipe of our own user's is written to, and only the very one."""
+    """What is said in shared memory is a wish: only a bell of our own user's is written to, and only the very one."""
+    ordinary, end = os.pipe()  # our stdout, say, which a stranger who writes here may not write to
+    os.set_blocking(ordinary, False)
     reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, mmap.PAGESIZE)
     os.set_blocking(reading, False)
     try:
         bell = 3 * 128 + 24  # pid, inode, number of the consumer's
@@ -849,12 +854,14 @@ def test_a_bell_of_somebody_elses_stays_silent(ring):
             (os.getpid(), inode + 1, reading),
             (os.getpid(), inode, 0),
             (2**22 + 1, inode, reading),
+            (os.getpid(), os.fstat(ordinary).st_ino, ordinary),
         ):
             for at, value in ((0, pid), (8, what), (16, number), (-24, 2 + 4)):
                 _scribble(ring, bell + at, value)
             ring.put(b"x")
-            with pytest.raises(BlockingIOError):
-                os.read(reading, 1)
+            for each in (reading, ordinary):
+                with pytest.raises(BlockingIOError):
+                    os.read(each, 1)
         for at, value in ((0, os.getpid()), (8, inode), (16, reading), (-24, 2 + 4)):
             _scribble(ring, bell + at, value)
         ring.put(b"x")
@@ -864,7 +871,8 @@ def test_a_bell_of_somebody_elses_stays_silent(ring):
         _scribble(ring, bell - 24, 2 + 4)
         ring.put(b"x")  # no SIGPIPE
     finally:
-        os.close(writing)
+        for each in (writing, ordinary, end):
+            os.close(each)
         if reading >= 0:
             os.close(reading)
 
