@@ -116,7 +116,7 @@ static int64_t check_about(const cl_segment_report *segment, cl_ring_about *abou
         return -EBADMSG;
     memcpy(about, segment->data - segment->data_offset + CL_SEGMENT_ABOUT, sizeof *about);
     int64_t first = segment->data_offset + CONTROL;
-    if (!is_power_of_two(about->capacity) || !is_power_of_two(about->page) || about->page % sysconf(_SC_PAGESIZE) != 0 ||
+    if (segment->data_offset % LINE || !is_power_of_two(about->capacity) || !is_power_of_two(about->page) || about->page % sysconf(_SC_PAGESIZE) != 0 ||
         about->capacity > LARGEST || about->capacity % about->page || about->control != 0 || about->records < first ||
         about->records % about->page || segment->size < CONTROL ||
         about->records > segment->data_offset + segment->size - about->capacity)

@@ -656,6 +656,26 @@ static void no_ring_at_all(void)
         }
 }
 
+/* A segment may begin its data at any multiple of 64; the words of a ring lie on lines of 128. */
+static void no_ring_between_lines(void)
+{
+    cl_ring_about about;
+    cl_segment *segment;
+    cl_ring *ring;
+    int32_t fault;
+    say_about("one between two lines");
+    CHECK_IS(cl_ring_describe(PAGE, 0, &about), 0);
+    about.records += about.page;
+    CHECK_IS(cl_segment_new(&segment), 0);
+    cl_segment_plan plan = {.size = about.size + about.page, .data_offset = CL_SEGMENT_HEADER + 64,
+                            .kind = CL_SEGMENT_RING, .layout = CL_RING_LAYOUT, .about = (const char *)&about,
+                            .about_size = sizeof about, .owner = -1, .group = -1};
+    CHECK_IS(cl_segment_create(segment, NULL, &plan), 0);
+    CHECK_IS(cl_ring_open(segment, 0, &ring, &fault), -EBADMSG);
+    CHECK_IS(fault, CL_RING_SHAPE);
+    cl_segment_free(segment);
+}
+
 static _Atomic int scribbling;
 
 static void *scribble(void *argument)
@@ -743,6 +763,7 @@ int main(void)
     is_not_inherited();
     scribbled();
     no_ring_at_all();
+    no_ring_between_lines();
     concurrent_scribbler();
     puts("ok");
     return 0;
