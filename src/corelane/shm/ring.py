@@ -120,8 +120,8 @@ class Ring(_Calls):
             capacity: bytes of records and their headers (8 bytes each, and each record begins at a multiple of 8);
                 rounded up to a power of two, and to a page. A record has at most 8 bytes less.
             name: what another program attaches it by. None: it has none, and is passed on.
-            spin: seconds that a wait looks before it sleeps, at most; 0: none. None: `default_spin()`. Where arrivals
-                are rarer than that it sleeps at once by itself.
+            spin: seconds that a wait looks before it sleeps, at most (0.1 is the most); 0: none. None:
+                `default_spin()`. Where arrivals are rarer than that it sleeps at once by itself.
             options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
 
         Returns:
