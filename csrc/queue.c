@@ -18,7 +18,7 @@
  * lead: all before it is claimed. If it were stored before the claim: a producer stores tail = p+1 and dies; p stays EMPTY,
  * all producers begin behind it, all consumers wait at it. The stores are releases and the loads acquires, which costs
  * nothing: so who has read a cursor also sees that what is before it was claimed, and what contradicts that is a broken
- * memory and not a slow one.
+ * memory and not a slow one. Of a TOMBSTONE, which nobody claims to read, see clear_tombstone().
  *
  * Whatever another process writes there, we stay in our memory: geometry is a checked copy, a slot's index is masked, a
  * record's size is read once and checked. A writer that does not keep to this can stop the queue, or spoil records. */
@@ -198,14 +198,32 @@ static inline void note_size(cl_queue *queue, uint64_t next)
 
 /* ---- putting --------------------------------------------------------------------------------------------------------- */
 
+/* Take away a TOMBSTONE, of that position; whether it was us. Nobody claims it, and only claims move the head: after two circles
+ * of nothing but TOMBSTONEs no consumer would find its way. So it is moved here, too: all before the position was claimed by
+ * consumers, and the slot is given on by now, by whomever. That may be long ago, so it is moved forward only. Whoever dies
+ * before that leaves a head that lags by one more, until the next one. */
+static int clear_tombstone(cl_queue *queue, cl__slot *slot, cl__word word, uint64_t position)
+{
+    _Atomic uint64_t *head = &queue->shared->head;
+    CL_FAULT(104);
+    int was_us = cl__swap_if(&slot->word, &word, cl__word_of(cl__lap_of(word) + 1, CL__EMPTY, 0)); /* partner: claims of it */
+    CL_FAULT(118);
+    uint64_t seen = cl__load_acquire(head); /* partner: the releases of head */
+    CL_FAULT(119);
+    while ((int64_t)(position + 1 - seen) > 0 && !cl__swap_if(head, &seen, position + 1)) /* partner: as in walk_from */
+        continue;
+    return was_us;
+}
+
 /* The slot of the position has not come to its lap: it is in the way. 1: not any more. */
 static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uint64_t position)
 {
     cl__store_relaxed(&queue->in_the_way, 0);
     switch (cl__state_of(word)) {
     case CL__TOMBSTONE: /* no consumer has come by; it may be anybody who takes it away */
-        CL_FAULT(104);
-        cl__swap_if(&slot->word, &word, cl__word_of(cl__lap_of(word) + 1, CL__EMPTY, 0)); /* partner: claims of that slot */
+        if (ahead(queue, word, position) != -(1LL << 16)) /* of the lap before: all positions before a tail were claimed */
+            return cannot_be(queue, word, position);
+        clear_tombstone(queue, slot, word, position - queue->mask - 1);
         return 1;
     case CL__WRITING:
     case CL__READING:
@@ -421,7 +439,7 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
     }
     if (distance == 0 && state == CL__TOMBSTONE) {
         CL_FAULT(112);
-        if (cl__swap_if(&(*slot)->word, word, cl__word_of(cl__lap_of(*word) + 1, CL__EMPTY, 0))) /* partner: claims */
+        if (clear_tombstone(queue, *slot, *word, at->position))
             cl__queue_published(&shared->not_full);
         return 1;
     }

@@ -208,6 +208,25 @@ def test_a_claim_survives_no_signal():
         queue.put_many([b"2", b"3"], timeout=0)
 
 
+@pytest.mark.parametrize("slots", [1, 2, 16])
+@pytest.mark.parametrize("looks", [False, True])
+def test_circles_of_nothing_but_cancelled_ones(slots, looks):
+    with cl.Queue.create(slots, 8) as queue:
+        for i in range(9 * slots):
+            queue.reserve().cancel()
+            if looks:
+                with pytest.raises(cl.QueueEmpty):
+                    queue.get_nowait()
+            elif i % 3 == 0:
+                queue.reserve(timeout=0).cancel()
+        with pytest.raises(cl.QueueEmpty):
+            queue.get_nowait()
+        for i in range(3 * slots):
+            queue.put(b"%d" % i, timeout=0)
+            assert queue.get(timeout=0) == b"%d" % i
+        assert queue.stats().size == 0
+
+
 def test_closing_gives_back_what_is_claimed():
     with cl.Queue.create(2, 8) as queue:
         other = cl.Queue.attach(queue)
