@@ -78,6 +78,12 @@ int64_t cl__sys_set_pipe_size(int fd, int64_t size)
     return -ENOTSUP;
 }
 
+int64_t cl__sys_get_pipe_size(int fd)
+{
+    (void)fd;
+    return -ENOTSUP;
+}
+
 int64_t cl__sys_dup_onto(int fd, int target)
 {
     return fd == target ? result_of(fcntl(fd, F_SETFD, 0)) : result_of(dup2(fd, target));

@@ -134,6 +134,11 @@ int64_t cl__sys_set_pipe_size(int fd, int64_t size)
     return CALL(__NR_fcntl, fd, 1031 /* F_SETPIPE_SZ */, size, 0);
 }
 
+int64_t cl__sys_get_pipe_size(int fd)
+{
+    return CALL(__NR_fcntl, fd, 1032 /* F_GETPIPE_SZ */, 0, 0);
+}
+
 CL__CHILD int64_t cl__sys_dup_onto(int fd, int target)
 {
     if (fd != target)

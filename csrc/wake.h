@@ -62,10 +62,6 @@ uint32_t cl__serve(_Atomic uint32_t *word);
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn);
 void cl__word_wake(_Atomic uint32_t *word);
 
-/* wake_*.c: a pipe as hardly any other is, and whether it is one. */
-void cl__pipe_mark(int fd);
-int cl__pipe_is_marked(int fd);
-
 /* ---- bell.c: descriptors for those who ask by CL__POLL ------------------------------------------------------------- */
 
 /* In shared memory: where the pipe of whoever waits is. */

@@ -1,7 +1,6 @@
-/* Sleeping on a word: futexes. Not the private kind, as the word is in memory that processes share. And what marks a bell. */
+/* Sleeping on a word: futexes. Not the private kind, as the word is in memory that processes share. */
 #include "wake.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -10,19 +9,6 @@
 #ifndef SYS_futex
 #define SYS_futex SYS_futex_time64
 #endif
-
-enum { SET_PIPE_SIZE = 1031, GET_PIPE_SIZE = 1032 }; /* F_SETPIPE_SZ, F_GETPIPE_SZ */
-
-/* One page: the kernel makes them with 16, or with 2 for who has too many. It is enough for a bell. */
-void cl__pipe_mark(int fd)
-{
-    fcntl(fd, SET_PIPE_SIZE, (int)sysconf(_SC_PAGESIZE));
-}
-
-int cl__pipe_is_marked(int fd)
-{
-    return fcntl(fd, GET_PIPE_SIZE) == sysconf(_SC_PAGESIZE);
-}
 
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn)
 {

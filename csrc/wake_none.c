@@ -5,17 +5,6 @@
 
 enum { FIRST_NAP_NS = 100000, MOST_DOUBLINGS = 6 };
 
-void cl__pipe_mark(int fd)
-{
-    (void)fd;
-}
-
-int cl__pipe_is_marked(int fd)
-{
-    (void)fd;
-    return 1;
-}
-
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn)
 {
     (void)word, (void)expected;
