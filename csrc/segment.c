@@ -67,8 +67,12 @@ static void unlock_held(void)
 static void hold_anew(void)
 {
     for (cl_segment *each = held; each; each = each->next) {
-        close(each->lease);
+        /* Ours first: the parent may have let go by now, and between the two nobody would hold it. */
+        int inherited = each->lease;
         each->lease = (int)cl__lease_open(each->fd);
+        close(inherited);
+        if (each->lease < 0) /* it has perhaps taken the last free number */
+            each->lease = (int)cl__lease_open(each->fd);
         each->generation++;
     }
     unlock_held();
