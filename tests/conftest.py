@@ -1,4 +1,7 @@
-"""What every test shares, and nothing about any subject: that belongs beside its tests."""
+"""What tests of several files share."""
+
+import os
+import uuid
 
 import pytest
 from hypothesis import settings
@@ -16,3 +19,14 @@ def stops_the_tracker():
     yield
     if resource_tracker._resource_tracker._pid is not None:
         resource_tracker._resource_tracker._stop()
+
+
+@pytest.fixture
+def name():
+    """The name of a segment, of this test's own; nothing of it is left."""
+    from corelane.shm.names import path_of
+
+    chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    yield chosen
+    if os.path.lexists(path_of(chosen)):
+        os.unlink(path_of(chosen))

@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import uuid
 
 import numpy as np
 import pytest
@@ -14,11 +13,6 @@ import corelane as cl
 from corelane import shm
 
 pytestmark = needs_linux
-
-
-@pytest.fixture
-def name():
-    return f"array-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter, deque
 
 import pytest
@@ -26,19 +25,8 @@ import corelane as cl
 from corelane import shm
 from corelane._ffi import PLATFORM, lib
 from corelane.shm import around
-from corelane.shm.names import DIRECTORY, PREFIX
 
 pytestmark = needs_linux
-
-
-@pytest.fixture
-def name():
-    """A name of this test's own; nothing of it is left."""
-    chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    yield chosen
-    path = f"{DIRECTORY}/{PREFIX}{chosen}"
-    if os.path.lexists(path):
-        os.unlink(path)
 
 
 def another_program(code, queue, *args):

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -32,19 +31,8 @@ from corelane import shm
 from corelane._ffi import ffi, lib
 from corelane.shm import around
 from corelane.shm import ring as ring_module
-from corelane.shm.names import DIRECTORY, PREFIX
 
 pytestmark = needs_linux
-
-
-@pytest.fixture
-def name():
-    """A name of this test's own; nothing of it is left."""
-    chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    yield chosen
-    path = f"{DIRECTORY}/{PREFIX}{chosen}"
-    if os.path.lexists(path):
-        os.unlink(path)
 
 
 @pytest.fixture

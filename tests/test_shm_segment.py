@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import uuid
 
 import numpy as np
 import pytest
@@ -22,16 +21,6 @@ from corelane.shm import around
 from corelane.shm.names import DIRECTORY, PREFIX
 
 pytestmark = needs_linux
-
-
-@pytest.fixture
-def name():
-    """A name of this test's own; nothing of it is left."""
-    chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    yield chosen
-    path = f"{DIRECTORY}/{PREFIX}{chosen}"
-    if os.path.lexists(path):
-        os.unlink(path)
 
 
 def in_another_program(code, *args, **options):
