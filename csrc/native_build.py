@@ -67,8 +67,9 @@ COMMON = [
     "csrc/load.c",
     "csrc/cpu.c",
     "csrc/segment.c",
+    "csrc/members.c",
     "csrc/queue.c",
-    "csrc/queue_members.c",
+    "csrc/queue_object.c",
     "csrc/wake.c",
     "csrc/bell.c",
     "csrc/ring.c",
@@ -113,6 +114,7 @@ PLATFORM = {
 PYTHON = [
     "csrc/python/fast.c",
     "csrc/python/fast_kept.c",
+    "csrc/python/fast_object.c",
     "csrc/python/fast_queue.c",
     "csrc/python/fast_ring.c",
 ]

@@ -12,7 +12,7 @@
  * Position p (counted from 0 for ever) is slot p % slots in lap p / slots. Positions are claimed in order: who claims p has
  * seen that p-1 was claimed. A claim says whose it is in the same CAS, so nobody holds anything that others cannot see; what
  * a live owner has nobody touches, so it finishes with a store; what a dead one has is taken away by a CAS for each slot
- * (queue_members.c), which may be done again by another if the one who does it dies.
+ * (queue_object.c, members.c), which may be done again by another if the one who does it dies.
  *
  * A cursor is stored after the claim and before the slot is given on, so it can lag behind by a circle at most, and can never
  * lead: all before it is claimed. If it were stored before the claim: a producer stores tail = p+1 and dies; p stays EMPTY,
@@ -24,98 +24,7 @@
  * record's size is read once and checked. A writer that does not keep to this can stop the queue, or spoil records. */
 #include "queue.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-#define LAYOUT 0x51554555452d3031ULL /* "QUEUE-01": to be changed with anything in queue.h */
-#define LARGEST (1LL << 46)
-
-/* ---- the object ---------------------------------------------------------------------------------------------------- */
-
-static int64_t up_to(int64_t size, int64_t unit)
-{
-    return (size + unit - 1) / unit * unit;
-}
-
-static int64_t slots_offset(const cl_queue_plan *plan)
-{
-    return up_to((int64_t)sizeof(cl__queue_memory) + (plan->members + 1) * (int64_t)sizeof(int64_t), CL__LINE);
-}
-
-static int64_t stride_of(const cl_queue_plan *plan)
-{
-    return up_to((int64_t)sizeof(cl__slot) + plan->slot_size, 64);
-}
-
-static int64_t check_plan(const cl_queue_plan *plan)
-{
-    if (plan->slots < 1 || plan->slots > CL_QUEUE_SLOTS || plan->slot_size < 1 || plan->slot_size > 1 << 30 ||
-        plan->members < 1 || plan->members > CL_QUEUE_MEMBERS ||
-        plan->flags & ~(CL_QUEUE_AT_MOST_ONCE | CL_QUEUE_PLAIN))
-        return -EINVAL;
-    return plan->slots * stride_of(plan) > LARGEST ? -ENOMEM : 0;
-}
-
-int64_t cl_queue_describe(cl_queue_plan *plan, cl_segment_plan *out)
-{
-    int64_t rc = check_plan(plan);
-    if (rc < 0)
-        return rc;
-    int64_t slots = 1;
-    while (slots < plan->slots)
-        slots *= 2;
-    plan->slots = slots;
-    out->size = slots_offset(plan) + slots * stride_of(plan);
-    out->data_offset = CL_SEGMENT_HEADER;
-    out->kind = CL_SEGMENT_QUEUE;
-    out->layout = LAYOUT;
-    out->about = (const char *)plan;
-    out->about_size = sizeof *plan;
-    return check_plan(plan);
-}
-
-int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
-{
-    cl_segment_report report;
-    cl_queue_plan plan;
-    cl_segment_report_of(segment, &report);
-    if (!report.data || report.kind != CL_SEGMENT_QUEUE || report.layout != LAYOUT ||
-        report.data_offset % CL__LINE != 0 || report.data_offset < CL_SEGMENT_ABOUT + (int64_t)sizeof plan)
-        return -EBADMSG;
-    memcpy(&plan, report.data - report.data_offset + CL_SEGMENT_ABOUT, sizeof plan); /* once: then it is checked */
-    if (check_plan(&plan) < 0 || (plan.slots & (plan.slots - 1)) != 0 ||
-        report.size != slots_offset(&plan) + plan.slots * stride_of(&plan))
-        return -EBADMSG;
-    cl_queue *queue = calloc(1, sizeof *queue);
-    if (!queue)
-        return -ENOMEM;
-    queue->segment = segment;
-    queue->shared = (cl__queue_memory *)report.data;
-    queue->slots = report.data + slots_offset(&plan);
-    queue->stride = (size_t)stride_of(&plan);
-    queue->mask = (uint64_t)plan.slots - 1;
-    queue->shift = (unsigned)__builtin_ctzll((uint64_t)plan.slots);
-    queue->plan = plan;
-    queue->read_only = report.read_only;
-    queue->generation = cl__segment_generation(segment);
-    *out = queue;
-    return 0;
-}
-
-void cl_queue_free(cl_queue *queue)
-{
-    if (!queue)
-        return;
-    cl_queue_leave(queue);
-    free(queue);
-}
-
-int64_t cl__queue_is_joined(const cl_queue *queue)
-{
-    if (__builtin_expect(queue->me && queue->joined == *queue->generation, 1))
-        return 0;
-    return queue->me ? -ESTALE : -ENOTCONN;
-}
 
 /* ---- words and positions -------------------------------------------------------------------------------------------- */
 
@@ -139,7 +48,7 @@ static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atom
         cl__store_release(&slot->word, word); /* partner: the acquire of whoever looks at the slot */
     else
         cl__exchange(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
-    cl__queue_published(wake);
+    cl__queue_published(queue, wake);
 }
 
 static int64_t cannot_be(cl_queue *queue, cl__word word, uint64_t position)
@@ -228,7 +137,7 @@ static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uin
     case CL__WRITING:
     case CL__READING:
         cl__store_relaxed(&queue->in_the_way, cl__owner_of(word));
-        int64_t rc = cl__queue_ask_owner(queue, cl__owner_of(word));
+        int64_t rc = cl__members_ask_one(&queue->members, cl__owner_of(word));
         return rc ? rc : -EAGAIN;
     case CL__FULL:
     case CL__ORPHAN:
@@ -241,7 +150,7 @@ static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uin
 static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed)
 {
     cl__queue_memory *shared = queue->shared;
-    int64_t rc = cl__queue_is_joined(queue);
+    int64_t rc = cl__members_is_joined(&queue->members);
     if (__builtin_expect(rc < 0, 0))
         return rc;
     if (__builtin_expect(cl__load_relaxed(&shared->shut) != 0, 0)) /* partner: the exchange in cl_queue_shut */
@@ -253,7 +162,7 @@ static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed
         cl__word word = cl__load_acquire(&slot->word); /* partner: publish(), of the consumer of the lap before */
         int64_t distance = ahead(queue, word, at.position);
         if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
-            *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->me);
+            *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->members.me);
             CL_FAULT(106);
             if (!cl__swap_if_ordered(&slot->word, &word, *claimed)) /* partner: other claims; and see cl_queue_shut */
                 continue;
@@ -334,12 +243,12 @@ int64_t cl_queue_reserve(cl_queue *queue, cl_queue_claim *claim)
 /* The slot that is claimed, if it is so still; the claim itself is used up. */
 static int64_t end_claim(cl_queue *queue, cl_queue_claim *claim, enum cl__state state, cl__slot **out, cl__word *claimed)
 {
-    int64_t rc = cl__queue_is_joined(queue);
+    int64_t rc = cl__members_is_joined(&queue->members);
     if (rc < 0)
         return rc;
     *claimed = claim->word;
     *out = cl__slot_at(queue, (uint64_t)claim->index);
-    if (!claim->data || cl__state_of(claim->word) != state || cl__owner_of(claim->word) != queue->me ||
+    if (!claim->data || cl__state_of(claim->word) != state || cl__owner_of(claim->word) != queue->members.me ||
         cl__load_relaxed(&(*out)->word) != claim->word) /* partner: none, it is ours alone; a scribbler's is seen here */
         return -EINVAL;
     *claim = (cl_queue_claim){0};
@@ -366,7 +275,7 @@ int64_t cl_queue_cancel(cl_queue *queue, cl_queue_claim *claim)
     if (rc < 0)
         return rc;
     publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__TOMBSTONE, 0), &queue->shared->not_empty);
-    cl__queue_published(&queue->shared->not_full);
+    cl__queue_published(queue, &queue->shared->not_full);
     cl__add_relaxed(&queue->shared->tombstones, 1);
     return 0;
 }
@@ -375,7 +284,7 @@ int64_t cl_queue_cancel(cl_queue *queue, cl_queue_claim *claim)
 
 static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word)
 {
-    cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, queue->me);
+    cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, queue->members.me);
     CL_FAULT(109);
     if (!cl__swap_if(&slot->word, word, claimed)) /* partner: publish(), of the producer; other claims */
         return 0;
@@ -409,8 +318,8 @@ static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot
     if (rc > 0)
         return 1;
     cl__store_relaxed(&queue->in_the_way, owner);
-    rc = held ? cl__queue_ask_owner(queue, owner) : 0;
-    rc = rc ? rc : cl__queue_ask_all(queue);
+    rc = held ? cl__members_ask_one(&queue->members, owner) : 0;
+    rc = rc ? rc : cl__members_ask_all(&queue->members);
     return rc > 0 ? 0 : rc < 0 ? rc : -EAGAIN;
 }
 
@@ -440,10 +349,10 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
     if (distance == 0 && state == CL__TOMBSTONE) {
         CL_FAULT(112);
         if (clear_tombstone(queue, *slot, *word, at->position))
-            cl__queue_published(&shared->not_full);
+            cl__queue_published(queue, &shared->not_full);
         return 1;
     }
-    int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->me;
+    int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->members.me;
     rc = look_elsewhere(queue, *word, slot, word);
     if (rc == 1)
         return 0; /* the head stays where it is: that one was behind it */
@@ -456,7 +365,7 @@ static int is_with_another(cl_queue *queue)
     for (uint64_t i = 0; i <= queue->mask; i++) {
         CL_FAULT(117);
         cl__word word = cl__load_acquire(&cl__slot_at(queue, i)->word); /* partner: the claims */
-        if (cl__state_of(word) == CL__ORPHAN || (cl__state_of(word) == CL__READING && cl__owner_of(word) != queue->me)) {
+        if (cl__state_of(word) == CL__ORPHAN || (cl__state_of(word) == CL__READING && cl__owner_of(word) != queue->members.me)) {
             cl__store_relaxed(&queue->in_the_way, cl__owner_of(word));
             return 1;
         }
@@ -467,7 +376,7 @@ static int is_with_another(cl_queue *queue)
 static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
 {
     cl__queue_memory *shared = queue->shared;
-    int64_t rc = cl__queue_is_joined(queue);
+    int64_t rc = cl__members_is_joined(&queue->members);
     if (__builtin_expect(rc < 0, 0))
         return rc;
     CL_FAULT(113);
@@ -581,99 +490,11 @@ int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
 
 int64_t cl_queue_shut(cl_queue *queue)
 {
-    if (queue->read_only)
+    if (queue->members.read_only)
         return -EACCES;
     CL_FAULT(116);
     cl__exchange(&queue->shared->shut, 1); /* partner: the loads in reserve() and claim_to_read() */
-    cl__queue_published(&queue->shared->not_empty);
-    cl__queue_published(&queue->shared->not_full);
+    cl__queue_published(queue, &queue->shared->not_empty);
+    cl__queue_published(queue, &queue->shared->not_full);
     return 0;
-}
-
-int64_t cl_queue_note(cl_queue *queue, int32_t what, int64_t count)
-{
-    if (queue->read_only || what < 0 || what > CL_QUEUE_DROPPED_OLD)
-        return -EINVAL;
-    cl__add_relaxed(&queue->shared->notes[what], (uint64_t)count); /* partner: none, they are counts */
-    return 0;
-}
-
-int64_t cl_queue_plan_of(const cl_queue *queue, cl_queue_plan *out)
-{
-    *out = queue->plan;
-    return 0;
-}
-
-static void count_slots(cl_queue *queue, cl_queue_report *out)
-{
-    int64_t gone = (int64_t)cl__load_relaxed(&queue->shared->tombstones); /* positions that were no records */
-    for (uint64_t i = 0; i <= queue->mask; i++) {
-        cl__word word = cl__load_relaxed(&cl__slot_at(queue, i)->word); /* partner: none: a count */
-        int64_t laps = (int64_t)cl__lap_of(word);
-        unsigned state = cl__state_of(word);
-        int is_in = state == CL__FULL || state == CL__READING || state == CL__ORPHAN;
-        out->enqueued = (int64_t)((uint64_t)out->enqueued + (uint64_t)(laps + is_in));
-        out->dequeued = (int64_t)((uint64_t)out->dequeued + (uint64_t)laps);
-        out->size += is_in;
-        gone -= state == CL__TOMBSTONE;
-    }
-    out->enqueued = (int64_t)((uint64_t)out->enqueued - (uint64_t)gone);
-    out->dequeued = (int64_t)((uint64_t)out->dequeued - (uint64_t)gone - (uint64_t)out->lost);
-}
-
-/* All of them counts that nothing is ordered by: relaxed, without partners. */
-int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
-{
-    cl__queue_memory *shared = queue->shared;
-    *out = (cl_queue_report){
-        .slots = queue->plan.slots,
-        .slot_size = queue->plan.slot_size,
-        .members = queue->plan.members,
-        .flags = queue->plan.flags,
-        .most = (int64_t)cl__load_relaxed(&shared->most),
-        .failed_puts = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_FULL]),
-        .failed_gets = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_EMPTY]),
-        .dropped_new = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_DROPPED_NEW]),
-        .dropped_old = (int64_t)cl__load_relaxed(&shared->notes[CL_QUEUE_DROPPED_OLD]),
-        .recoveries = (int64_t)cl__load_relaxed(&shared->recoveries),
-        .unfinished = (int64_t)cl__load_relaxed(&shared->tombstones),
-        .redelivered = (int64_t)cl__load_relaxed(&shared->redelivered),
-        .lost = (int64_t)cl__load_relaxed(&shared->lost),
-        .last_dead = cl__load_relaxed(&shared->last_dead),
-        .shut = cl__load_relaxed(&shared->shut) != 0,
-        .me = cl__queue_is_joined(queue) == 0 ? queue->me : 0,
-        .blocked_by = cl_queue_blocked_by(queue),
-        .fault_word = cl__load_relaxed(&queue->fault_word),
-        .fault_index = cl__load_relaxed(&queue->fault_index),
-    };
-    for (int32_t i = 1; i <= queue->plan.members; i++)
-        out->joined += cl__load_relaxed(&shared->members[i]) != 0;
-    count_slots(queue, out);
-    return 0;
-}
-
-/* ---- sleeping ------------------------------------------------------------------------------------------------------- */
-
-static _Atomic uint32_t *word_of(cl_queue *queue, int32_t what)
-{
-    return what == CL_QUEUE_FOR_ROOM ? &queue->shared->not_full : &queue->shared->not_empty;
-}
-
-int64_t cl_queue_announce(cl_queue *queue, int32_t what)
-{
-    int64_t rc = cl__queue_is_joined(queue);
-    if (rc < 0)
-        return rc;
-    CL_FAULT(140);
-    return cl__or(word_of(queue, what), CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__queue_published */
-}
-
-int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t ns)
-{
-    int64_t rc = cl__queue_is_joined(queue);
-    if (rc < 0)
-        return rc;
-    if (ns > CL__LOOK_NS)
-        ns = CL__LOOK_NS;
-    return ns > 0 ? cl__word_sleep(word_of(queue, what), (uint32_t)announced, ns, 0) : 0;
 }

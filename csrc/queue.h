@@ -1,10 +1,8 @@
-/* What queue.c and queue_members.c share: the memory of a queue, and the word of a slot. */
+/* What queue.c and queue_object.c share: the memory of a queue, and the word of a slot. */
 #ifndef CORELANE_QUEUE_H
 #define CORELANE_QUEUE_H
 
-#include "atomic.h"
-#include "internal.h"
-#include "wake.h"
+#include "members.h"
 
 enum { CL__LINE = 128 }; /* two of 64 bytes: processors fetch them in pairs */
 
@@ -46,7 +44,7 @@ typedef struct cl__slot {
  *     rare      whether it is shut, and counters: read at every put, written hardly ever
  *     tail      written by producers          head         written by consumers
  *     not_empty, not_full                     the wake-up words of those who wait for a record, and for room
- *     members   pid of each participant, by index; 0: that index is free, or its owner holds no slot yet
+ *     members   the table of participants, see members.h
  *     slots     from the next whole line on, each of whole 64 bytes
  */
 typedef struct cl__queue_memory {
@@ -54,32 +52,25 @@ typedef struct cl__queue_memory {
     _Atomic uint32_t repairs;  /* ORPHANs have been made since you last looked */
     _Atomic uint64_t most;
     _Atomic uint64_t notes[4]; /* CL_QUEUE_FULL, ... */
-    _Atomic uint64_t recoveries, tombstones, redelivered, lost;
-    _Atomic int64_t last_dead;
+    _Atomic uint64_t tombstones, redelivered, lost;
     _Alignas(CL__LINE) _Atomic uint64_t tail;
     _Alignas(CL__LINE) _Atomic uint64_t head;
     _Alignas(CL__LINE) _Atomic uint32_t not_empty;
     _Alignas(CL__LINE) _Atomic uint32_t not_full;
-    _Alignas(CL__LINE) _Atomic int64_t members[];
 } cl__queue_memory;
 
 /* Nothing of this is in shared memory; the geometry is a checked copy. */
 struct cl_queue {
-    cl_segment *segment;
+    cl__members members;
     cl__queue_memory *shared;
     uint8_t *slots;
     uint64_t mask;       /* slots - 1 */
     unsigned shift;      /* of a position: the rest is its lap */
     size_t stride;
     cl_queue_plan plan;
-    int read_only;
-    uint32_t me;         /* our index, or 0 */
-    const uint32_t *generation; /* of the segment's lease: the child of a fork has another */
-    uint32_t joined;     /* in which one that was */
     _Atomic uint32_t in_the_way;     /* the owner that the last -EAGAIN was for, or 0 */
     _Atomic uint32_t seen_repairs;
     _Atomic uint64_t seen_head;
-    _Atomic int64_t owner_asked_at, all_asked_at, ask_all_every; /* ns */
     _Atomic uint64_t fault_word;
     _Atomic int64_t fault_index;
 };
@@ -89,19 +80,10 @@ static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
     return (cl__slot *)(queue->slots + (position & queue->mask) * queue->stride);
 }
 
-/* queue.c */
-int64_t cl__queue_is_joined(const cl_queue *queue); /* 0, -ENOTCONN or -ESTALE */
-
-/* Where a wake-up belongs: after a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. */
-static inline void cl__queue_published(_Atomic uint32_t *wake)
+/* After a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. Its words have bells of their own. */
+static inline void cl__queue_published(cl_queue *queue, _Atomic uint32_t *wake)
 {
-    CL_FAULT(101);
-    if (__builtin_expect((cl__load(wake) & CL__ASKS) != 0, 0)) /* W3 of wake.h; partner: W2 in cl_queue_announce */
-        cl__serve(wake);
+    cl__members_published(&queue->members, wake, wake == &queue->shared->not_full ? CL_QUEUE_FOR_ROOM : CL_QUEUE_FOR_RECORD);
 }
-
-/* queue_members.c: 1: somebody was dead, and is recovered. 0: not so, or it was not time to ask. -errno. */
-int64_t cl__queue_ask_owner(cl_queue *queue, uint32_t owner);
-int64_t cl__queue_ask_all(cl_queue *queue);
 
 #endif

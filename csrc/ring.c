@@ -142,20 +142,17 @@ static int64_t map_twice(cl_ring *ring, int fd, const cl_ring_about *about, int 
     return 0;
 }
 
-int64_t cl_ring_open(cl_segment *segment, int32_t populate, cl_ring **out, int32_t *fault)
+int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
 {
     cl_segment_report report;
     cl_ring_about about;
     void *memory;
     cl_segment_report_of(segment, &report);
-    *fault = CL_RING_FINE;
     if (!report.data || report.fd < 0)
         return -EBADF;
     int64_t rc = check_about(&report, &about);
-    if (rc < 0) {
-        *fault = CL_RING_SHAPE;
+    if (rc < 0)
         return rc;
-    }
     if (posix_memalign(&memory, LINE, sizeof(cl_ring)))
         return -ENOMEM;
     cl_ring *ring = memset(memory, 0, sizeof *ring);

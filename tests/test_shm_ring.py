@@ -760,7 +760,7 @@ def test_what_is_no_ring_is_refused(name):
         cl.Ring.attach(name)
     with cl.Ring.create(10, name) as ring:
         ring._segment._about[:8] = (12345).to_bytes(8, "little")
-        with pytest.raises(cl.Corrupted, match="sizes"):
+        with pytest.raises(cl.Corrupted, match="does not say what ring"):
             cl.Ring.attach(name)
     with pytest.raises(TypeError):
         cl.Ring.attach(3.5)

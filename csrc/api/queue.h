@@ -141,7 +141,7 @@ int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t
 int64_t cl_queue_blocked_by(const cl_queue *queue);
 
 /* Ask now which participants have died, and recover what they held. How many. The calls above do it by themselves: see
- * csrc/queue_members.c for when.
+ * csrc/members.c for when.
  * Blocks: no. Threads: any. */
 int64_t cl_queue_recover(cl_queue *queue);
 

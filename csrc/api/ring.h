@@ -14,8 +14,7 @@ enum cl_ring_fault {
     CL_RING_FINE = 0,
     CL_RING_DISTANCE = 1,   /* found: bytes from head to tail, expected: the capacity at most */
     CL_RING_ALIGNMENT = 2,  /* found: a head or tail that is no multiple of 8 */
-    CL_RING_LENGTH = 3,     /* found: a record's bytes, expected: what is there of them at most */
-    CL_RING_SHAPE = 4       /* found: a size that its description says, expected: the bytes of the segment's data */
+    CL_RING_LENGTH = 3      /* found: a record's bytes, expected: what is there of them at most */
 };
 
 enum { CL_RING_LAYOUT = 0x52494e47, CL_RING_HEADER = 8 /* bytes before each record, which begins at a multiple of 8 */ };
@@ -62,9 +61,9 @@ typedef struct cl_ring cl_ring;
 int64_t cl_ring_describe(int64_t least, int32_t page_shift, cl_ring_about *out);
 
 /* An object for the ring in a segment, which must outlive it. It has no side yet. With `populate` all its pages are in our
- * page table now. -EBADMSG: it is none: `*fault` (CL_RING_*) says why. -ENOMEM.
+ * page table now. -EBADMSG: what the segment says of itself is not so. -ENOMEM.
  * Blocks: no. Threads: any. */
-int64_t cl_ring_open(cl_segment *segment, int32_t populate, cl_ring **out, int32_t *fault);
+int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate);
 
 /* Unmap it, without a word to the other side. NULL is allowed. Nobody may use what was reserved or looked at any more.
  * Blocks: no. Threads: caller locks. */

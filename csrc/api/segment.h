@@ -6,7 +6,14 @@ enum cl_segment_kind {
     CL_SEGMENT_BYTES = 1,
     CL_SEGMENT_ARRAY = 2,
     CL_SEGMENT_RING = 3,
-    CL_SEGMENT_QUEUE = 4
+    CL_SEGMENT_QUEUE = 4,
+    CL_SEGMENT_BROADCAST = 5,
+    CL_SEGMENT_MUTEX = 6,
+    CL_SEGMENT_SEMAPHORE = 7,
+    CL_SEGMENT_EVENT = 8,
+    CL_SEGMENT_BARRIER = 9,
+    CL_SEGMENT_DEQUE = 10,
+    CL_SEGMENT_BUFFERS = 11
 };
 
 /* What is wrong with a file that was to be attached; the call returned -EBADMSG. */

@@ -10,16 +10,10 @@
 #include <Python.h>
 
 #include "../corelane.h"
-#include "fast.h"
+#include "fast_object.h"
 
 #include <errno.h>
 #include <pthread.h>
-
-typedef struct queue_object {
-    PyObject_HEAD
-    cl_queue *queue;
-    PyObject *owner; /* of `queue`: freed when this object is, and not before */
-} queue_object;
 
 #ifdef Py_GIL_DISABLED
 static pthread_rwlock_t leaving = PTHREAD_RWLOCK_INITIALIZER;
@@ -31,40 +25,6 @@ static pthread_rwlock_t leaving = PTHREAD_RWLOCK_INITIALIZER;
 #define BEGIN_ALONE() ((void)0)
 #define END() ((void)0)
 #endif
-
-static cl_queue *queue_of(PyObject *object)
-{
-    cl_queue *queue = ((queue_object *)object)->queue;
-    if (!queue)
-        PyErr_SetString(PyExc_ValueError, "this queue was never opened");
-    return queue;
-}
-
-/* ---- arguments -------------------------------------------------------------------------------------------------------- */
-
-/* The timeout of put(data, timeout=None) and get(timeout=None), a borrowed reference, as the argument after `fixed` others. */
-static int parse_timeout(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names,
-                         Py_ssize_t fixed, PyObject **timeout)
-{
-    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
-    *timeout = Py_None;
-    if (count < fixed || count + named > fixed + 1) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments and a timeout, not %zd", name, fixed, count + named);
-        return -1;
-    }
-    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
-        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", name, PyTuple_GetItem(names, 0));
-        return -1;
-    }
-    if (count + named == fixed)
-        return 0;
-    *timeout = args[fixed];
-    if (*timeout == Py_None)
-        return 0;
-    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", *timeout); /* also if there will be nothing to wait for */
-    Py_XDECREF(checked);
-    return checked ? 0 : -1;
-}
 
 /* -1: an exception; else 0 and the core's answer. */
 static int put_object(cl_queue *queue, PyObject *data, int64_t *rc)
@@ -106,61 +66,58 @@ static PyObject *get_object(cl_queue *queue, int64_t *rc)
     return bytes;
 }
 
-static PyObject *later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)
-{
-    return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
-}
-
 /* ---- the calls ---------------------------------------------------------------------------------------------------------- */
 
 static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *timeout = Py_None;
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
-    if (!queue || ((count != 1 || names) && parse_timeout(self, "put", args, count, names, 1, &timeout) < 0) ||
+    if (!queue || ((count != 1 || names) && cl__fast_timeout("put", args, count, names, 1, &timeout) < 0) ||
+        cl__fast_check_timeout(self, timeout) < 0 ||
         put_object(queue, args[0], &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
-    return later(self, "_put_later", rc, args[0], timeout);
+    return cl__fast_later(self, "_put_later", rc, args[0], timeout);
 }
 
 static PyObject *put_nowait(PyObject *self, PyObject *data)
 {
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
     if (!queue || put_object(queue, data, &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
-    return later(self, "_put_later", rc, data, Py_False);
+    return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
 static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *timeout = Py_None;
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
-    if (!queue || ((count || names) && parse_timeout(self, "get", args, count, names, 0, &timeout) < 0))
+    if (!queue || ((count || names) && cl__fast_timeout("get", args, count, names, 0, &timeout) < 0) ||
+        cl__fast_check_timeout(self, timeout) < 0)
         return NULL;
     PyObject *bytes = get_object(queue, &rc);
-    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, timeout, Py_None);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, timeout, Py_None);
 }
 
 static PyObject *get_nowait(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
     PyObject *bytes = queue ? get_object(queue, &rc) : NULL;
-    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, Py_False, Py_None);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_False, Py_None);
 }
 
 /* _put_some(items, first) -> how many of a list's items from `first` on, at least 1, or the core's answer. */
 static PyObject *put_some(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     if (!queue)
         return NULL;
     if (count != 2 || !PyList_Check(args[0]))
@@ -185,7 +142,7 @@ static PyObject *put_some(PyObject *self, PyObject *const *args, Py_ssize_t coun
 /* _get_some(most) -> a list of at least one, or the core's answer. */
 static PyObject *get_some(PyObject *self, PyObject *argument)
 {
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     Py_ssize_t most = PyLong_AsSsize_t(argument);
     PyObject *list = queue && !PyErr_Occurred() ? PyList_New(0) : NULL;
     int64_t rc = 0;
@@ -210,7 +167,7 @@ static PyObject *get_some(PyObject *self, PyObject *argument)
 
 static PyObject *with_claim(PyObject *self, PyObject *address, int64_t (*call)(cl_queue *, cl_queue_claim *))
 {
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     cl_queue_claim *claim = queue ? PyLong_AsVoidPtr(address) : NULL;
     if (!claim)
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "the claim's address is 0");
@@ -248,7 +205,7 @@ static PyObject *give_back(PyObject *self, PyObject *address)
 /* _commit(address, size). */
 static PyObject *commit(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     cl_queue_claim *claim = queue && count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
     Py_ssize_t size = claim ? PyLong_AsSsize_t(args[1]) : 0;
     if (PyErr_Occurred())
@@ -267,7 +224,7 @@ static PyObject *commit(PyObject *self, PyObject *const *args, Py_ssize_t count)
 static PyObject *join(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     if (!queue)
         return NULL;
     BEGIN_ALONE();
@@ -280,7 +237,7 @@ static PyObject *join(PyObject *self, PyObject *unused)
 static PyObject *leave(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    cl_queue *queue = queue_of(self);
+    cl_queue *queue = cl__fast_core(self);
     if (!queue)
         return NULL;
     BEGIN_ALONE();
@@ -289,72 +246,45 @@ static PyObject *leave(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* _bind(address, owner) -> None. The collector of cycles is not told of `owner`: see fast_kept.c. */
-static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
-{
-    queue_object *self = (queue_object *)object;
-    void *queue = count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
-    if (!queue || self->queue)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_bind() takes an address and an owner, once");
-    Py_INCREF(args[1]);
-    self->owner = args[1];
-    self->queue = queue;
-    Py_RETURN_NONE;
-}
-
-static void dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    Py_XDECREF(((queue_object *)self)->owner);
-    release(self);
-    Py_DECREF(type);
-}
-
-#define CALL(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef methods[] = {
-    {"put", CALL(put), METH_FASTCALL | METH_KEYWORDS,
+    {"put", CL__FAST_CALL(put), METH_FASTCALL | METH_KEYWORDS,
      "put(data, timeout=None)\n\nPut one record, bytes or any buffer of them. What a full queue means is its policy: \"block\" "
      "waits, for `timeout`\nseconds at most.\n\nRaises:\n    QueueFull: the time is over, or at once with \"fail\". "
      "Closed: somebody has shut the queue. ValueError: it is larger than\n        a slot."},
     {"put_nowait", put_nowait, METH_O, "put_nowait(data)\n\nAs put, but never waits: with \"block\", QueueFull at once."},
-    {"get", CALL(get), METH_FASTCALL | METH_KEYWORDS,
+    {"get", CL__FAST_CALL(get), METH_FASTCALL | METH_KEYWORDS,
      "get(timeout=None)\n\nThe next record, as bytes; wait until there is one, for `timeout` seconds at most.\n\n"
      "Raises:\n    QueueEmpty: the time is over. Closed: the queue is shut, and all was got."},
     {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
-    {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
+    {"_put_some", CL__FAST_CALL(put_some), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
     {"_reserve", reserve, METH_O, NULL},
-    {"_commit", CALL(commit), METH_FASTCALL, NULL},
+    {"_commit", CL__FAST_CALL(commit), METH_FASTCALL, NULL},
     {"_cancel", cancel, METH_O, NULL},
     {"_peek", peek, METH_O, NULL},
     {"_release", release, METH_O, NULL},
     {"_give_back", give_back, METH_O, NULL},
     {"_join", join, METH_NOARGS, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
-    {"_bind", CALL(bind), METH_FASTCALL, NULL},
+    {"_bind", CL__FAST_CALL(cl__fast_bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, cl__fast_dealloc},
     {Py_tp_doc, (void *)"The calls of a queue that do not wait."},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
     .name = "corelane._fast.QueueCalls",
-    .basicsize = sizeof(queue_object),
+    .basicsize = sizeof(cl__fast_object),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = slots,
 };
 
 int cl__fast_add_queue(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
-    int rc = type ? PyModule_AddObjectRef(module, "QueueCalls", type) : -1;
-    Py_XDECREF(type);
-    return rc;
+    return cl__fast_add_type(module, "QueueCalls", &spec);
 }

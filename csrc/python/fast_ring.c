@@ -15,7 +15,7 @@
 #include <Python.h>
 
 #include "../corelane.h"
-#include "fast.h"
+#include "fast_object.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -23,9 +23,7 @@
 #include <time.h>
 
 typedef struct ring_object {
-    PyObject_HEAD
-    cl_ring *ring;
-    PyObject *owner; /* of `ring`: freed when this object is, and not before; see fast_kept.c */
+    cl__fast_object base;
     _Atomic int busy[CL_RING_SIDES];
 } ring_object;
 
@@ -90,44 +88,17 @@ static void end_beside(ring_object *self, int side, int seen)
         atomic_store(&self->busy[side], FREE);
 }
 
+static cl_ring *ring_of(const ring_object *self)
+{
+    return self->base.core;
+}
+
 static int is_bound(ring_object *self)
 {
-    if (self->ring)
-        return 1;
-    PyErr_SetString(PyExc_ValueError, "this ring was never opened");
-    return 0;
+    return cl__fast_core((PyObject *)self) != NULL;
 }
 
 /* ---- arguments -------------------------------------------------------------------------------------------------------- */
-
-/* The timeout of put(data, timeout=None) and get(timeout=None), a borrowed reference, as the argument after `fixed` others. */
-static int parse_timeout(const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names, Py_ssize_t fixed,
-                         PyObject **timeout)
-{
-    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
-    *timeout = Py_None;
-    if (count < fixed || count + named > fixed + 1) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments and a timeout, not %zd", name, fixed, count + named);
-        return -1;
-    }
-    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
-        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", name, PyTuple_GetItem(names, 0));
-        return -1;
-    }
-    if (count + named > fixed)
-        *timeout = args[fixed];
-    return 0;
-}
-
-/* Wrong ones are told of at once, not only when it would come to waiting. */
-static int check_timeout(PyObject *self, PyObject *timeout)
-{
-    if (timeout == Py_None)
-        return 0;
-    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
-    Py_XDECREF(checked);
-    return checked ? 0 : -1;
-}
 
 typedef struct bytes_of {
     const void *data;
@@ -159,21 +130,16 @@ static void close_bytes(bytes_of *bytes)
         PyBuffer_Release(&bytes->view);
 }
 
-static PyObject *later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)
-{
-    return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
-}
-
 /* ---- putting ---------------------------------------------------------------------------------------------------------- */
 
 static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
 {
     if (bytes->size < COPY_WITHOUT_GIL)
-        return cl_ring_try_put(self->ring, bytes->data, bytes->size);
+        return cl_ring_try_put(ring_of(self), bytes->data, bytes->size);
     int64_t rc;
     atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
     Py_BEGIN_ALLOW_THREADS
-    rc = cl_ring_try_put(self->ring, bytes->data, bytes->size);
+    rc = cl_ring_try_put(ring_of(self), bytes->data, bytes->size);
     Py_END_ALLOW_THREADS
     atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
     return rc;
@@ -199,13 +165,13 @@ static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
 {
     PyObject *timeout = Py_None;
     int64_t rc;
-    if ((count != 1 || names) && (parse_timeout("put", args, count, names, 1, &timeout) < 0 || check_timeout(self, timeout) < 0))
+    if ((count != 1 || names) && (cl__fast_timeout("put", args, count, names, 1, &timeout) < 0 || cl__fast_check_timeout(self, timeout) < 0))
         return NULL;
     if (put_object((ring_object *)self, args[0], &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
-    return later(self, "_put_later", rc, args[0], timeout);
+    return cl__fast_later(self, "_put_later", rc, args[0], timeout);
 }
 
 static PyObject *put_nowait(PyObject *self, PyObject *data)
@@ -215,7 +181,7 @@ static PyObject *put_nowait(PyObject *self, PyObject *data)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
-    return later(self, "_put_later", rc, data, Py_False);
+    return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
 /* As many of a list's items from `first` on as fit, in one commit: their number, or what the first one of them met. */
@@ -229,10 +195,10 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
         PyObject *item = PyList_GetItem(items, i);
         Py_INCREF(item);
         int opened = open_bytes(item, &bytes);
-        rc = opened < 0 ? -EFAULT : cl_ring_reserve(self->ring, bytes.size, &out);
+        rc = opened < 0 ? -EFAULT : cl_ring_reserve(ring_of(self), bytes.size, &out);
         if (rc == 0) {
             memcpy(out, bytes.data ? bytes.data : "", (size_t)bytes.size);
-            cl_ring_add(self->ring, bytes.size);
+            cl_ring_add(ring_of(self), bytes.size);
         }
         if (opened == 0)
             close_bytes(&bytes);
@@ -241,7 +207,7 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
             break;
     }
     /* What comes before a bad one is put; the exception is about that one, and says where it is. */
-    int64_t done = cl_ring_commit(self->ring);
+    int64_t done = cl_ring_commit(ring_of(self));
     return done > 0 ? done : rc;
 }
 
@@ -278,7 +244,7 @@ static PyObject *put_records(PyObject *object, PyObject *const *args, Py_ssize_t
     int64_t rc = -EINVAL;
     if (first >= 0 && first < all && begin_slow(self, CL_RING_PRODUCER) == 0) {
         Py_BEGIN_ALLOW_THREADS
-        rc = cl_ring_try_put_many(self->ring, (const char *)bytes.data + first * size, size, all - first);
+        rc = cl_ring_try_put_many(ring_of(self), (const char *)bytes.data + first * size, size, all - first);
         Py_END_ALLOW_THREADS
         atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
     }
@@ -302,7 +268,7 @@ static PyObject *next_bytes(ring_object *self, int64_t *rc)
 {
     const uint8_t *data;
     int64_t size;
-    *rc = cl_ring_peek(self->ring, &data, &size);
+    *rc = cl_ring_peek(ring_of(self), &data, &size);
     if (*rc < 0)
         return NULL;
     if (size < COPY_WITHOUT_GIL)
@@ -320,9 +286,9 @@ static PyObject *get_object(ring_object *self, int64_t *rc)
         return NULL;
     PyObject *bytes = next_bytes(self, rc);
     if (bytes)
-        cl_ring_release(self->ring);
+        cl_ring_release(ring_of(self));
     else
-        cl_ring_rewind(self->ring); /* there was no memory for it: it stays */
+        cl_ring_rewind(ring_of(self)); /* there was no memory for it: it stays */
     END(self, CL_RING_CONSUMER);
     return bytes;
 }
@@ -331,10 +297,10 @@ static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
 {
     PyObject *timeout = Py_None;
     int64_t rc;
-    if ((count || names) && (parse_timeout("get", args, count, names, 0, &timeout) < 0 || check_timeout(self, timeout) < 0))
+    if ((count || names) && (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 || cl__fast_check_timeout(self, timeout) < 0))
         return NULL;
     PyObject *bytes = get_object((ring_object *)self, &rc);
-    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, timeout, Py_None);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, timeout, Py_None);
 }
 
 static PyObject *get_nowait(PyObject *self, PyObject *unused)
@@ -342,7 +308,7 @@ static PyObject *get_nowait(PyObject *self, PyObject *unused)
     int64_t rc;
     (void)unused;
     PyObject *bytes = get_object((ring_object *)self, &rc);
-    return bytes || PyErr_Occurred() ? bytes : later(self, "_get_later", rc, Py_False, Py_None);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_False, Py_None);
 }
 
 /* _get_some(most) -> a list of at least one, or the ring's answer. */
@@ -366,9 +332,9 @@ static PyObject *get_some(PyObject *object, PyObject *argument)
             break;
     }
     if (PyErr_Occurred())
-        cl_ring_rewind(self->ring);
+        cl_ring_rewind(ring_of(self));
     else
-        cl_ring_release(self->ring);
+        cl_ring_release(ring_of(self));
     END(self, CL_RING_CONSUMER);
     if (done > 0 && !PyErr_Occurred())
         return list;
@@ -389,7 +355,7 @@ static PyObject *get_records(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     if (size > 0 && begin_slow(self, CL_RING_CONSUMER) == 0) {
         Py_BEGIN_ALLOW_THREADS
-        rc = cl_ring_try_get_many(self->ring, view.buf, size, view.len / size, &needs);
+        rc = cl_ring_try_get_many(ring_of(self), view.buf, size, view.len / size, &needs);
         Py_END_ALLOW_THREADS
         atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
     }
@@ -433,8 +399,8 @@ static PyObject *commit(PyObject *object, PyObject *argument)
     if (PyErr_Occurred() || !is_bound(self))
         return NULL;
     atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
-    int64_t rc = cl_ring_add(self->ring, size);
-    rc = rc < 0 ? rc : cl_ring_commit(self->ring);
+    int64_t rc = cl_ring_add(ring_of(self), size);
+    rc = rc < 0 ? rc : cl_ring_commit(ring_of(self));
     atomic_store(&self->busy[CL_RING_PRODUCER], HELD_BY_THE_PROGRAM);
     return PyLong_FromLongLong(rc);
 }
@@ -447,7 +413,7 @@ static PyObject *release(PyObject *object, PyObject *unused)
     if (!is_bound(self))
         return NULL;
     atomic_store(&self->busy[CL_RING_CONSUMER], IN_A_CALL);
-    int64_t rc = cl_ring_release(self->ring);
+    int64_t rc = cl_ring_release(ring_of(self));
     atomic_store(&self->busy[CL_RING_CONSUMER], HELD_BY_THE_PROGRAM);
     return PyLong_FromLongLong(rc);
 }
@@ -469,7 +435,7 @@ static PyObject *with_side(PyObject *object, PyObject *argument, int64_t (*call)
     if (side < 0 || !is_bound(self))
         return NULL;
     int seen = begin_beside(self, side);
-    int64_t rc = call(self->ring, side);
+    int64_t rc = call(ring_of(self), side);
     end_beside(self, side, seen);
     return PyLong_FromLongLong(rc);
 }
@@ -496,7 +462,7 @@ static PyObject *arm(PyObject *object, PyObject *const *args, Py_ssize_t count)
     if (PyErr_Occurred() || !is_bound(self))
         return NULL;
     int seen = begin_beside(self, side);
-    int64_t rc = cl_ring_arm(self->ring, side, size);
+    int64_t rc = cl_ring_arm(ring_of(self), side, size);
     end_beside(self, side, seen);
     return PyLong_FromLongLong(rc);
 }
@@ -511,66 +477,42 @@ static PyObject *leave(PyObject *object, PyObject *unused)
         return NULL;
     for (int side = 0; side < CL_RING_SIDES; side++)
         seen[side] = begin_beside(self, side);
-    cl_ring_close(self->ring);
+    cl_ring_close(ring_of(self));
     for (int side = 0; side < CL_RING_SIDES; side++)
         end_beside(self, side, seen[side]);
     Py_RETURN_NONE;
 }
 
-/* _bind(address, owner) -> None. The collector of cycles is not told of `owner`. */
-static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
-{
-    ring_object *self = (ring_object *)object;
-    void *ring = count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
-    if (!ring || self->ring)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_bind() takes an address and an owner, once");
-    Py_INCREF(args[1]);
-    self->owner = args[1];
-    self->ring = ring;
-    Py_RETURN_NONE;
-}
-
-static void dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    Py_XDECREF(((ring_object *)self)->owner);
-    release(self);
-    Py_DECREF(type);
-}
-
-#define CALL(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef methods[] = {
-    {"put", CALL(put), METH_FASTCALL | METH_KEYWORDS,
+    {"put", CL__FAST_CALL(put), METH_FASTCALL | METH_KEYWORDS,
      "put(data, timeout=None)\n\nPut one record, bytes or any buffer of them; wait until it fits, for `timeout` seconds at most.\n\n"
      "Raises:\n    QueueFull: the time is over. Closed: the consumer has closed. PeerDied: it is full, and the consumer's process\n"
      "        has died. ValueError: it is larger than the ring."},
     {"put_nowait", put_nowait, METH_O, "put_nowait(data)\n\nPut one record, or raise QueueFull at once."},
-    {"get", CALL(get), METH_FASTCALL | METH_KEYWORDS,
+    {"get", CL__FAST_CALL(get), METH_FASTCALL | METH_KEYWORDS,
      "get(timeout=None)\n\nThe next record, as bytes; wait until there is one, for `timeout` seconds at most.\n\n"
      "Raises:\n    QueueEmpty: the time is over. Closed: the producer has closed, and all was got. PeerDied: the same, but its\n"
      "        process has died."},
     {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
-    {"_put_some", CALL(put_some), METH_FASTCALL, NULL},
-    {"_put_records", CALL(put_records), METH_FASTCALL, NULL},
+    {"_put_some", CL__FAST_CALL(put_some), METH_FASTCALL, NULL},
+    {"_put_records", CL__FAST_CALL(put_records), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
-    {"_get_records", CALL(get_records), METH_FASTCALL, NULL},
+    {"_get_records", CL__FAST_CALL(get_records), METH_FASTCALL, NULL},
     {"_hold", hold, METH_O, NULL},
     {"_let_go", let_go, METH_O, NULL},
     {"_commit", commit, METH_O, NULL},
     {"_release", release, METH_NOARGS, NULL},
     {"_take_side", take_side, METH_O, NULL},
     {"_bell", bell, METH_O, NULL},
-    {"_arm", CALL(arm), METH_FASTCALL, NULL},
+    {"_arm", CL__FAST_CALL(arm), METH_FASTCALL, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
-    {"_bind", CALL(bind), METH_FASTCALL, NULL},
+    {"_bind", CL__FAST_CALL(cl__fast_bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, cl__fast_dealloc},
     {Py_tp_doc, (void *)"The calls of a ring that do not wait."},
     {0, NULL},
 };
@@ -584,8 +526,5 @@ static PyType_Spec spec = {
 
 int cl__fast_add_ring(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
-    int rc = type ? PyModule_AddObjectRef(module, "RingCalls", type) : -1;
-    Py_XDECREF(type);
-    return rc;
+    return cl__fast_add_type(module, "RingCalls", &spec);
 }

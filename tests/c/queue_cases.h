@@ -28,7 +28,7 @@ HELPER void begin_life(cl_queue *queue, int joins)
 {
     if (joins)
         CHECK(cl_queue_join(queue) > 0);
-    queue->owner_asked_at = queue->all_asked_at = 0; /* it is time to ask */
+    queue->members.owner_asked_at = queue->members.all_asked_at = 0; /* it is time to ask */
 }
 
 static handle make(int32_t flags, int32_t members)
@@ -93,7 +93,7 @@ static int drain(handle *one, uint32_t *values, int most)
             continue;
         }
         CHECK_IS(rc, -EAGAIN);
-        one->queue->owner_asked_at = one->queue->all_asked_at = 0; /* it is time again */
+        one->queue->members.owner_asked_at = one->queue->members.all_asked_at = 0; /* it is time again */
         rc = cl_queue_recover(one->queue);
         CHECK(rc >= 0);
         cl_queue_report report = look(one);

@@ -12,8 +12,7 @@ typedef struct ringed {
 HELPER ringed ring_of(cl_segment *segment)
 {
     ringed made = {segment, NULL};
-    int32_t fault;
-    CHECK_IS(cl_ring_open(segment, 0, &made.ring, &fault), 0);
+    CHECK_IS(cl_ring_open(&made.ring, segment, 0), 0);
     return made;
 }
 

@@ -605,7 +605,7 @@ static void survives_any_word(void)
                 set_words(&one, word, (int)(owner % SLOTS));
                 use_it(&one);
                 set_words(&one, word, -1);
-                one.queue->owner_asked_at = one.queue->all_asked_at = 0;
+                one.queue->members.owner_asked_at = one.queue->members.all_asked_at = 0;
                 use_it(&one);
                 use_it(&two);
             }
@@ -645,7 +645,7 @@ static void *scribble(void *data)
     uint64_t state = 7;
     while (scribbling) {
         state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-        size_t at = (state >> 33) % ((sizeof(cl__queue_memory) + 5 * 8 + SLOTS * 128) / 8);
+        size_t at = (state >> 33) % ((sizeof(cl__queue_memory) + (size_t)cl__members_size(4) + SLOTS * 128) / 8);
         atomic_store_explicit(&words[at], (state >> 20) >> (state >> 58), memory_order_relaxed);
     }
     return NULL;

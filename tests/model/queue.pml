@@ -1,4 +1,4 @@
-/* The queue of csrc/queue.c and queue_members.c: producers and consumers that join, put, get and leave, and somebody who
+/* The queue of csrc/queue.c and members.c: producers and consumers that join, put, get and leave, and somebody who
  * kills any of them at any step, also those who recover what another one held.
  *
  *     spin -a [-D...] queue.pml && gcc -O2 -o pan pan.c && ./pan -E

@@ -10,20 +10,13 @@ import os
 
 from corelane._ffi import ffi, lib
 from corelane.shm.names import entries, path_of
-from corelane.shm.segment import _corrupted, _failed
+from corelane.shm.segment import KINDS, _corrupted, _failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Entry", "clean", "entry_of", "list_segments"]
-
-_KIND = {
-    lib.CL_SEGMENT_BYTES: "bytes",
-    lib.CL_SEGMENT_ARRAY: "array",
-    lib.CL_SEGMENT_RING: "ring",
-    lib.CL_SEGMENT_QUEUE: "queue",
-}
 
 
 class Entry:
@@ -94,7 +87,7 @@ def _look_inside(entry: Entry, fd: int) -> None:
     elif rc < 0:
         entry.problem = os.strerror(-rc)
     else:
-        entry.kind = _KIND.get(report.kind, f"kind {report.kind}")
+        entry.kind = KINDS.get(report.kind, f"kind {report.kind}")
         entry.size, entry.creator = int(report.size), int(report.creator)
         entry.created = report.created_ns / 1e9
 

@@ -9,20 +9,18 @@ death is nobody's error in a queue: what the dead one held is recovered, and `st
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import functools
 import os
 import sys
 import time
-import weakref
 from dataclasses import dataclass
 
 from corelane._ffi import fast, ffi, lib
-from corelane._values import integer, seconds
+from corelane._values import integer
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, shm_failed
 from corelane.shm.segment import Handle, Segment
+from corelane.shm.shared import Shared, open_core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class QueueStats:
     shut: bool
 
 
-class Queue(_Calls):
+class Queue(Shared, _Calls):
     """A queue, made by `create` or `attach`. Each handle is a participant that may put and get.
 
     A context manager: leaving the block closes the handle. An iterator over its records, until it is shut and empty.
@@ -174,18 +172,10 @@ class Queue(_Calls):
 
     @classmethod
     def _of(cls, segment: Segment, policy: str) -> Self:
-        out = ffi.new("cl_queue **")
-        rc = lib.cl_queue_open(out, segment._core)
-        if rc < 0:
-            what = repr(segment)
-            segment.close()
-            if rc == -errno.EBADMSG:
-                raise Corrupted(f"{what} does not say what queue it is, or is one of another version of corelane")
-            raise MemoryError(f"no memory for the queue in {what}")
+        core = open_core(segment, lib.cl_queue_open, "cl_queue", lib.cl_queue_free)
         queue = cls()
-        queue._segment, queue._policy = segment, policy
-        queue._core = ffi.gc(out[0], functools.partial(_free, segment._core))
-        queue._bind(int(ffi.cast("uintptr_t", out[0])), queue._core)
+        queue._core, queue._segment, queue._policy = core, segment, policy
+        queue._bind(int(ffi.cast("uintptr_t", core)), core)
         if not segment.readonly:
             try:
                 queue.register()
@@ -209,14 +199,9 @@ class Queue(_Calls):
             raise NotSupported(f"{self!r}: this platform has no leases, which say who is alive")
         if rc < 0:
             raise self._failed(rc)
-        _open.add(self)
-        _close_with_the_process()
+        self._close_at_the_end()
 
     # ---- what it is ----
-
-    @property
-    def name(self) -> str | None:
-        return self._segment.name
 
     @property
     def slots(self) -> int:
@@ -232,21 +217,6 @@ class Queue(_Calls):
     def policy(self) -> str:
         """What putting into a full queue means."""
         return self._policy
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle is closed."""
-        return self._segment.closed
-
-    @property
-    def handle(self) -> Handle:
-        """What another process attaches it by; picklable, as the queue itself is."""
-        return self._segment.handle
-
-    @property
-    def segment(self) -> Segment:
-        """What it is in: to be passed on as a descriptor, `Command(fds={3: queue.segment})`, and attached there."""
-        return self._segment
 
     def stats(self) -> QueueStats:
         """What has gone through it; looks at every slot. Any handle may ask, also a read-only one."""
@@ -293,22 +263,9 @@ class Queue(_Calls):
         lib.cl_queue_report_of(self._core, out)
         return out
 
-    def _check_open(self) -> None:
-        if self._segment.closed:
-            raise ValueError(f"{self!r} cannot be used any more")
-
     # ---- waiting ----
 
-    def _seconds(self, timeout: Any) -> float:
-        return seconds("timeout", timeout)
-
-    def _deadline(self, timeout: Any) -> float | None:
-        """Of time.monotonic; None: none. False stands for now."""
-        if timeout is None:
-            return None
-        return 0.0 if timeout is False else time.monotonic() + seconds("timeout", timeout)
-
-    def _waits(self, what: int, deadline: float | None) -> Iterator[None]:
+    def _waits(self, what: int, deadline: int) -> Iterator[None]:
         """Between two tries; ends when the time is over.
 
         A try after each announcement: what was published before it is found by the try, what comes after it ends the
@@ -317,7 +274,7 @@ class Queue(_Calls):
         while True:
             announced = lib.cl_queue_announce(self._core, what)
             yield
-            left = _SLEEP if deadline is None else deadline - time.monotonic()
+            left = _SLEEP if deadline < 0 else (deadline - time.monotonic_ns()) / 1e9
             if left <= 0:
                 return
             span = min(left, _SLEEP if self.blocked_by is None else _SHORT_SLEEP)
@@ -337,7 +294,7 @@ class Queue(_Calls):
         if rc == _TOO_LARGE:
             return ValueError(f"a record of {size} bytes does not fit into a slot of {self!r}: {self.slot_size} bytes")
         if rc == -errno.ESTALE:
-            return ShmError(f"this process was forked from one that uses {self!r}: call its register() here first")
+            return self._use_after_fork()
         if rc in (-errno.EACCES, -errno.ENOTCONN):
             return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
         if rc == -errno.EBADMSG:
@@ -369,7 +326,7 @@ class Queue(_Calls):
         """
         self._put_all(list(records), self._deadline(timeout), 0)
 
-    def _put_all(self, items: list[Any], deadline: float | None, rc: int) -> None:
+    def _put_all(self, items: list[Any], deadline: int, rc: int) -> None:
         """All of `items`, or what is left of them after the policy. `rc`: what the first one has met already, or 0."""
         done, waits = 0, None
         while True:
@@ -385,7 +342,7 @@ class Queue(_Calls):
             if self._policy.startswith("drop"):
                 done += self._drop(items[done])
                 continue
-            waits = waits or self._waits(_FOR_ROOM, 0.0 if self._policy == "fail" else deadline)
+            waits = waits or self._waits(_FOR_ROOM, 0 if self._policy == "fail" else deadline)
             if next(waits, self) is self:
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_FULL, 1)
                 raise QueueFull(f"{self!r} had no room in time{self._held_up()}", done)
@@ -398,7 +355,7 @@ class Queue(_Calls):
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_OLD, len(found))
                 return 0
         elif self._policy == "drop-old":  # dropping others would not help
-            for _ in self._waits(_FOR_ROOM, time.monotonic() + _DROP_PATIENCE):
+            for _ in self._waits(_FOR_ROOM, self._deadline(_DROP_PATIENCE)):
                 if self._put_some([item], 0) == 1:
                     return 1
         lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_NEW, 1)
@@ -456,7 +413,7 @@ class Queue(_Calls):
         """
         return self._get_all(integer(1, sys.maxsize)("most", most), self._deadline(timeout), 0)
 
-    def _get_all(self, most: int, deadline: float | None, rc: int) -> list[bytes]:
+    def _get_all(self, most: int, deadline: int, rc: int) -> list[bytes]:
         waits = self._waits(_FOR_RECORD, deadline)
         while True:
             if not rc:
@@ -501,29 +458,6 @@ class Queue(_Calls):
         rc = lib.cl_queue_shut(self._core)
         if rc < 0:
             raise self._failed(rc)
-
-    def close(self) -> None:
-        """Take part no more; the others go on. What is reserved is cancelled, what is peeked at is given back. Does
-        nothing the second time."""
-        if self._segment.closed:
-            return
-        self._leave()
-        self._segment.close()
-        _open.discard(self)
-
-    def unlink(self) -> None:
-        """Remove its name: those who hold it keep it, nobody finds it any more."""
-        self._segment.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_core") and not sys.is_finalizing():
-            self.close()
 
 
 class _Claimed:
@@ -616,33 +550,9 @@ class Peeked(_Claimed):
             self._drop(Queue._give_back)
 
 
-# What is alive at the interpreter's end is not finalised; a program that ends has left, it has not died.
-_open: weakref.WeakSet[Queue] = weakref.WeakSet()
-_told: set[int] = set()
-
-
-@atexit.register
-def _close_all() -> None:
-    for queue in list(_open):
-        queue.close()
-
-
-def _close_with_the_process() -> None:
-    """A child of multiprocessing ends without running atexit; it has a list of its own."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _told:
-        _told.add(os.getpid())
-        util.Finalize(None, _close_all, exitpriority=0)
-
-
 def _check_policy(policy: Any) -> None:
     if policy not in _POLICIES:
         raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
-
-
-def _free(segment: Any, core: Any) -> None:
-    lib.cl_queue_free(core)
-    del segment
 
 
 def _attached(cls: type[Queue], handle: Handle, policy: str) -> Queue:

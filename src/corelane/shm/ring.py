@@ -9,20 +9,18 @@ A forked child has the object and none of its sides: it takes those that its par
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import functools
 import os
 import sys
 import time
-import weakref
 from dataclasses import dataclass
 
 from corelane._ffi import fast, ffi, lib
-from corelane._values import integer, seconds
+from corelane._values import integer
 from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
 from corelane.shm.segment import _HUGE, Handle, Segment
+from corelane.shm.shared import Shared, open_core
 from corelane.shm.spin import spin_ns
 
 TYPE_CHECKING = False
@@ -97,7 +95,7 @@ class RingStats:
     consumer: SideStats
 
 
-class Ring(_Calls):
+class Ring(Shared, _Calls):
     """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the
     first `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
 
@@ -169,27 +167,15 @@ class Ring(_Calls):
 
     @classmethod
     def _of(cls, segment: Segment, ns: int, spin: float | None, populate: bool = False) -> Self:
-        out, fault = ffi.new("cl_ring **"), ffi.new("int32_t *")
-        rc = lib.cl_ring_open(segment._core, populate, out, fault)
-        if rc < 0:
-            what = repr(segment)
-            segment.close()
-            if rc == -errno.EBADMSG:
-                raise Corrupted(f"{what} does not say what ring it is: its sizes do not fit together")
-            raise shm_failed(-rc, f"cannot map the ring in {what}: {os.strerror(-rc)}")
+        core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
         ring = cls()
-        ring._segment, ring._spin = segment, spin
-        ring._core = ffi.gc(out[0], functools.partial(_free, segment._core))
-        ring._bind(int(ffi.cast("uintptr_t", out[0])), ring._core)
+        ring._core, ring._segment, ring._spin = core, segment, spin
+        ring._bind(int(ffi.cast("uintptr_t", core)), core)
         lib.cl_ring_set_spin(ring._core, ns)
-        _open.add(ring)
+        ring._close_at_the_end()
         return ring
 
     # ---- what it is ----
-
-    @property
-    def name(self) -> str | None:
-        return self._segment.name
 
     @property
     def capacity(self) -> int:
@@ -202,26 +188,11 @@ class Ring(_Calls):
         return int(self._report().largest)
 
     @property
-    def closed(self) -> bool:
-        """Whether this handle is closed."""
-        return self._segment.closed
-
-    @property
     def predecessors(self) -> dict[str, int]:
         """{"producer": pid}, {"consumer": pid}: who had the sides of this handle before it and died over them. What a
         dead producer had put is in the ring, what it was about to put is not; what a dead consumer had got is gone."""
         died = self._report().died
         return {name: int(died[side]) for name, side in _SIDES.items() if died[side]}
-
-    @property
-    def handle(self) -> Handle:
-        """What another process attaches it by; picklable, as the ring itself is."""
-        return self._segment.handle
-
-    @property
-    def segment(self) -> Segment:
-        """What it is in: to be passed on as a descriptor, `Command(fds={3: ring.segment})`, and attached there."""
-        return self._segment
 
     def fileno(self) -> int:
         """A descriptor for selectors and event loops: of the consumer's side, which is taken now, or of the producer's,
@@ -271,10 +242,6 @@ class Ring(_Calls):
         lib.cl_ring_report_of(self._core, out)
         return out
 
-    def _check_open(self) -> None:
-        if self._segment.closed:
-            raise ValueError(f"{self!r} cannot be used any more")
-
     # ---- sides ----
 
     def take(self, side: str) -> int | None:
@@ -299,7 +266,7 @@ class Ring(_Calls):
             raise SideTaken(f"{self!r} has a {_NAMES[side]}: process {pid}; a ring has one (a Queue many)", pid)
         if rc < 0:
             raise self._failed(rc, side)
-        _close_with_the_process()
+        self._close_at_the_end()
 
     def _pid(self, side: int) -> int:
         out = ffi.new("cl_ring_stats *")
@@ -307,13 +274,6 @@ class Ring(_Calls):
         return int(out.pids[side])
 
     # ---- waiting ----
-
-    def _seconds(self, timeout: Any) -> float:
-        return seconds("timeout", timeout)
-
-    def _deadline(self, timeout: Any) -> int:
-        """In ns; -1: none. Of time.monotonic, which is the clock that C has."""
-        return -1 if timeout is None else time.monotonic_ns() + int(seconds("timeout", timeout) * 1e9)
 
     def _settle(self, rc: int, side: int, size: int, deadline: int | None, done: int = 0) -> None:
         """Do something about `rc`, so that trying again is of use, or raise. `deadline` None: do not wait."""
@@ -598,6 +558,10 @@ class Ring(_Calls):
         finally:
             os.close(fd)
 
+    def _forked(self) -> None:
+        for side in _SIDES.values():
+            self._let_go(side)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Its records, until the producer closes."""
         while True:
@@ -606,31 +570,6 @@ class Ring(_Calls):
             except Closed:
                 return
             yield found
-
-    # ---- the end ----
-
-    def close(self) -> None:
-        """Let go of it. The other side is woken and told, if this handle has put or got: a consumer gets what is there
-        and then Closed; a producer Closed at once. Does nothing the second time."""
-        if self._segment.closed:
-            return
-        self._leave()
-        self._segment.close()
-        _open.discard(self)
-
-    def unlink(self) -> None:
-        """Remove its name: those who hold it keep it, nobody finds it any more."""
-        self._segment.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_core") and not sys.is_finalizing():
-            self.close()
 
 
 def _set(future: Any) -> None:
@@ -724,40 +663,6 @@ class Peeked(_Borrowed):
     def __del__(self) -> None:
         if getattr(self, "_ring", None) is not None:
             self.keep()
-
-
-# What is alive at the interpreter's end is not finalised; a program that ends has closed what it had, it has not died.
-_open: weakref.WeakSet[Ring] = weakref.WeakSet()
-_told: set[int] = set()
-
-
-@atexit.register
-def _close_all() -> None:
-    for ring in list(_open):
-        ring.close()
-
-
-def _forked() -> None:
-    # A thread that is not in the child may have been in the midst of a call.
-    for ring in list(_open):
-        for side in _SIDES.values():
-            ring._let_go(side)
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _close_with_the_process() -> None:
-    """A child of multiprocessing ends without running atexit; it has a list of its own."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _told:
-        _told.add(os.getpid())
-        util.Finalize(None, _close_all, exitpriority=0)
-
-
-def _free(segment: Any, core: Any) -> None:
-    lib.cl_ring_free(core)
-    del segment
 
 
 def _attached(cls: type[Ring], handle: Handle, spin: float | None) -> Ring:

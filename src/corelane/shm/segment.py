@@ -26,8 +26,22 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["Handle", "Segment", "create_options"]
+__all__ = ["KINDS", "Handle", "Segment", "create_options"]
 
+# What segments hold, as people call it.
+KINDS = {
+    lib.CL_SEGMENT_BYTES: "bytes",
+    lib.CL_SEGMENT_ARRAY: "array",
+    lib.CL_SEGMENT_RING: "ring",
+    lib.CL_SEGMENT_QUEUE: "queue",
+    lib.CL_SEGMENT_BROADCAST: "broadcast",
+    lib.CL_SEGMENT_MUTEX: "lock",
+    lib.CL_SEGMENT_SEMAPHORE: "semaphore",
+    lib.CL_SEGMENT_EVENT: "event",
+    lib.CL_SEGMENT_BARRIER: "barrier",
+    lib.CL_SEGMENT_DEQUE: "deque",
+    lib.CL_SEGMENT_BUFFERS: "buffers",
+}
 _HUGE = {"2M": 21, "1G": 30, "64K": 16, "32M": 25, "512M": 29, "16M": 24}
 _NUMA_MODES = {"preferred": 1, "bind": 2, "interleave": 3}
 _LARGEST = 2**62
@@ -439,15 +453,7 @@ def _corrupted(what: str, report: Any) -> ShmError:
         lib.CL_SEGMENT_NOT_READY: "whoever makes it has not finished, or died over it; see `corelane shm clean`",
         lib.CL_SEGMENT_RESIZED: f"it has {found} bytes, and was made with {expected}: somebody has resized it",
         lib.CL_SEGMENT_BOUNDS: f"its data would end at byte {found} of {expected}",
-        lib.CL_SEGMENT_KIND: f"it is of kind {_KINDS.get(found, found)}, not {_KINDS.get(expected, expected)}",
+        lib.CL_SEGMENT_KIND: f"it is of kind {KINDS.get(found, found)}, not {KINDS.get(expected, expected)}",
         lib.CL_SEGMENT_LAYOUT: f"its layout is {found:#x}, not {expected:#x}",
     }.get(report.fault, f"fault {report.fault}")
     return Corrupted(f"cannot attach {what}: {why}")
-
-
-_KINDS = {
-    lib.CL_SEGMENT_BYTES: "bytes",
-    lib.CL_SEGMENT_ARRAY: "array",
-    lib.CL_SEGMENT_RING: "ring",
-    lib.CL_SEGMENT_QUEUE: "queue",
-}

@@ -1,0 +1,63 @@
+/* What all types of objects in shared memory have alike; see fast_object.h. */
+#include "fast_object.h"
+
+PyObject *cl__fast_bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    cl__fast_object *self = (cl__fast_object *)object;
+    void *core = count == 2 ? PyLong_AsVoidPtr(args[0]) : NULL;
+    if (!core || self->core)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_bind() takes an address and an owner, once");
+    Py_INCREF(args[1]);
+    self->owner = args[1];
+    self->core = core;
+    Py_RETURN_NONE;
+}
+
+void cl__fast_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    Py_XDECREF(((cl__fast_object *)object)->owner);
+    release(object);
+    Py_DECREF(type);
+}
+
+int cl__fast_add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    int rc = type ? PyModule_AddObjectRef(module, name, type) : -1;
+    Py_XDECREF(type);
+    return rc;
+}
+
+int cl__fast_timeout(const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names, Py_ssize_t fixed,
+                     PyObject **timeout)
+{
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    *timeout = Py_None;
+    if (count < fixed || count + named > fixed + 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments and a timeout, not %zd", name, fixed, count + named);
+        return -1;
+    }
+    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", name, PyTuple_GetItem(names, 0));
+        return -1;
+    }
+    if (count + named > fixed)
+        *timeout = args[fixed];
+    return 0;
+}
+
+int cl__fast_check_timeout(PyObject *self, PyObject *timeout)
+{
+    if (timeout == Py_None)
+        return 0;
+    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
+    Py_XDECREF(checked);
+    return checked ? 0 : -1;
+}
+
+PyObject *cl__fast_later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
+}
