@@ -1,7 +1,9 @@
 """The programs of examples/ do what they say."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATIENCE = 30
@@ -53,6 +56,42 @@ def test_a_service_that_cannot_be_started_is_an_error(tmp_path):
         said, complaints = proc.communicate(timeout=PATIENCE)
     assert (proc.returncode, said) == (1, "")
     assert complaints.startswith("cannot start ")
+
+
+# ---- the sidecar -----------------------------------------------------------------------------------------------------
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is not there yet on this platform")
+
+
+def example(name, *argv):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@linux
+def test_a_sidecar_hears_of_every_request_that_was_told():
+    with example("sidecar.py", "50000") as proc:
+        said, complaints = proc.communicate(timeout=PATIENCE)
+    assert (proc.returncode, complaints) == (0, "")
+    *_, heard, told = said.splitlines()
+    told, dropped = map(int, re.fullmatch(r"told of (\d+) requests, dropped (\d+)", told).groups())
+    assert json.loads(heard)["requests"] == told > 0
+    assert told + dropped == 50000
+
+
+@linux
+def test_a_sidecar_that_is_killed_has_a_successor():
+    with example("sidecar.py") as proc:
+        first = int(proc.stdout.readline().split()[1])
+        os.kill(first, signal.SIGKILL)
+        lines = iter(proc.stdout.readline, "")
+        second = int(next(line for line in lines if line.startswith("sidecar")).split()[1])
+        next(line for line in lines if line.startswith("{"))  # it hears of requests
+        proc.send_signal(signal.SIGINT)
+        said, complaints = proc.communicate(timeout=PATIENCE)
+    assert (proc.returncode, complaints) == (0, "")
+    assert second != first
+    assert said.splitlines()[-1].startswith("told of ")
 
 
 # ---- the Slurm job ---------------------------------------------------------------------------------------------------
