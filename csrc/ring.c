@@ -33,7 +33,7 @@ enum { LINE = 128, CONTROL = 4096 };
 
 typedef struct door {
     _Alignas(LINE) _Atomic uint32_t word; /* CL__*: OPEN, CLOSED of the side that waits here */
-    _Atomic uint64_t wake_at;             /* the producer's: wake it when head is there */
+    _Atomic int64_t wake_at;              /* the producer's: wake it when head is there; see say_when */
     _Atomic int64_t pid;
     cl__bell_place bell;
 } door;
@@ -253,6 +253,7 @@ static void set_state(_Atomic uint32_t *word, uint32_t off, uint32_t on)
 static uint32_t wake_side(cl_ring *ring, int which)
 {
     door *door = &ring->shared->doors[which];
+    cl__store_relaxed(&door->wake_at, INT64_MAX); /* partner: the CAS in say_when; ordered by cl__serve */
     uint32_t asked = cl__serve(&door->word);
     if (asked & CL__POLL)
         cl__bell_ring(&ring->sides[!which].ringer, &door->bell);
@@ -544,9 +545,9 @@ static inline int64_t release_all(cl_ring *ring, side *mine)
     cl__exchange(&ring->shared->head, head); /* W1. Partners: the acquire in make_room, and W4 in is_there */
     cl__store_relaxed(&mine->index, head);
     CL_FAULT(9);
-    /* W3. A producer that sleeps because it is full wants to be woken when there is room for some, not for each. What it
-     * wants it has stored before it or-ed SLEEP in. */
-    if (cl__load(&door->word) & CL__ASKS && (int64_t)(head - cl__load_relaxed(&door->wake_at)) >= 0)
+    /* W3. A producer that sleeps because it is full wants to be woken when there is room for some, not for each: see
+     * say_when. */
+    if (cl__load(&door->word) & CL__ASKS && (int64_t)head >= cl__load(&door->wake_at))
         serve(ring, CL_RING_CONSUMER);
     count(ring, CL_RING_CONSUMER);
     return done;
@@ -630,6 +631,30 @@ typedef struct wanted {
     uint64_t needed;
 } wanted;
 
+/* From where on the consumer wakes the producer: an eighth of the ring, so that not every record that is got wakes it for one
+ * more. More than all of it is never asked for, so whoever empties the ring wakes it. Several threads of the producer's may
+ * wait, and want different things: it stays with the least, and begins anew when they are woken.
+ *
+ *     producer: wake_at = mine, unless it is less     looks at head
+ *     consumer: stores head     any ASKS ?     head >= wake_at ?     wake_at = never; takes ASKS out; wakes
+ *
+ * Either the consumer sees what we want, or we see its head: all four are in one order. If its `never` overwrites ours, ASKS
+ * is taken out after that: if ours was there by then, we are woken; if it was not, we or-ed it in later, so the look after
+ * that sees `never`, and says it again. */
+static void say_when(const wanted *want)
+{
+    cl_ring *ring = want->ring;
+    uint64_t room = ring->capacity / 8 > want->needed ? ring->capacity / 8 : want->needed;
+    int64_t mine = (int64_t)(cl__load_relaxed(&ring->sides[CL_RING_PRODUCER].index) + room - ring->capacity);
+    _Atomic int64_t *wake_at = &ring->shared->doors[CL_RING_PRODUCER].wake_at;
+    int64_t seen = cl__load(wake_at); /* partner: the store in wake_side */
+    while (seen > mine) {
+        CL_FAULT(13);
+        if (cl__swap_if_ordered(wake_at, &seen, mine)) /* partner: the load in release_all */
+            break;
+    }
+}
+
 /* Reads nothing that another thread of this process changes but by atomics. What it says is tried afterwards. */
 static int64_t is_there(void *object)
 {
@@ -643,8 +668,10 @@ static int64_t is_there(void *object)
     if (want->which == CL_RING_CONSUMER) {
         if (cl__load(&ring->shared->tail) != own) /* W4; partner: the exchange in commit_all */
             return 1;
-    } else if (ring->capacity - (own - cl__load(&ring->shared->head)) >= want->needed) { /* W4; release_all */
-        return 1;
+    } else {
+        say_when(want);
+        if (ring->capacity - (own - cl__load(&ring->shared->head)) >= want->needed) /* W4; release_all */
+            return 1;
     }
     return (cl__load(&ring->shared->doors[!want->which].word) & CL__CLOSED) != 0; /* trying says what that means */
 }
@@ -684,22 +711,22 @@ int64_t cl_ring_look(cl_ring *ring, int32_t which, int64_t size)
     return rc ? rc : is_dead(&want);
 }
 
-/* An eighth of the ring, so that not every record that is got wakes a producer for one more. More than all of it is never
- * asked for, so whoever empties the ring wakes it. */
-static void say_when(cl_ring *ring, int which, uint64_t needed)
-{
-    uint64_t room = ring->capacity / 8 > needed ? ring->capacity / 8 : needed;
-    uint64_t index = cl__load_relaxed(&ring->sides[which].index);
-    if (which == CL_RING_PRODUCER)
-        cl__store_relaxed(&ring->shared->doors[which].wake_at, index + room - ring->capacity);
-}
-
 int64_t cl_ring_poll_fd(cl_ring *ring, int32_t which)
 {
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
     side *mine = &ring->sides[which];
     return is_ours(ring, mine) ? cl__bell_open(&mine->bell, &ring->shared->doors[which].bell) : why_not(ring, mine);
+}
+
+int64_t cl_ring_silence(cl_ring *ring, int32_t which)
+{
+    if (which < 0 || which >= CL_RING_SIDES)
+        return -EINVAL;
+    side *mine = &ring->sides[which];
+    if (is_ours(ring, mine)) /* else it is our parent's */
+        cl__bell_silence(&mine->bell);
+    return 0;
 }
 
 int64_t cl_ring_arm(cl_ring *ring, int32_t which, int64_t size)
@@ -713,8 +740,6 @@ int64_t cl_ring_arm(cl_ring *ring, int32_t which, int64_t size)
         return why_not(ring, mine);
     if (mine->bell.ends[0] < 0)
         return -EBADF;
-    cl__bell_silence(&mine->bell);
-    say_when(ring, which, want.needed);
     CL_FAULT(11);
     cl__or(&ring->shared->doors[which].word, CL__POLL); /* W2; partner: W3 in commit_all and release_all */
     CL_FAULT(12);
@@ -732,7 +757,6 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadlin
     side *mine = &ring->sides[which];
     if (!is_ours(ring, mine))
         return why_not(ring, mine); /* and nothing is written: it may be read-only, or somebody else's */
-    say_when(ring, which, want.needed);
     rc = cl__wait(&mine->waiter, &ring->shared->doors[which].word, deadline, is_there, is_dead, &want, &slept);
     if (is_ours(ring, mine) && slept) {
         _Atomic uint64_t *waits = &ring->shared->tallies[which].waits;

@@ -147,6 +147,10 @@ int64_t cl_ring_look(cl_ring *ring, int32_t side, int64_t size);
  * Blocks: no. Threads: one for each side. */
 int64_t cl_ring_poll_fd(cl_ring *ring, int32_t side);
 
+/* Read away what made the descriptor readable. Before cl_ring_arm, unless somebody else waits for the same descriptor. 0.
+ * Blocks: no. Threads: one for each side. */
+int64_t cl_ring_silence(cl_ring *ring, int32_t side);
+
 /* As cl_ring_look, and from now on the other side makes the descriptor readable, once. Before it, nothing does.
  * Blocks: no. Threads: one for each side. */
 int64_t cl_ring_arm(cl_ring *ring, int32_t side, int64_t size);

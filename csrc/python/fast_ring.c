@@ -440,7 +440,7 @@ static PyObject *with_side(PyObject *object, PyObject *argument, int64_t (*call)
     return PyLong_FromLongLong(rc);
 }
 
-/* _take_side(side), _bell(side) -> the ring's answer. */
+/* _take_side(side), _bell(side), _silence(side) -> the ring's answer. */
 static PyObject *take_side(PyObject *self, PyObject *side)
 {
     return with_side(self, side, cl_ring_take);
@@ -449,6 +449,11 @@ static PyObject *take_side(PyObject *self, PyObject *side)
 static PyObject *bell(PyObject *self, PyObject *side)
 {
     return with_side(self, side, cl_ring_poll_fd);
+}
+
+static PyObject *silence(PyObject *self, PyObject *side)
+{
+    return with_side(self, side, cl_ring_silence);
 }
 
 /* _arm(side, size) -> the ring's answer. */
@@ -504,6 +509,7 @@ static PyMethodDef methods[] = {
     {"_release", release, METH_NOARGS, NULL},
     {"_take_side", take_side, METH_O, NULL},
     {"_bell", bell, METH_O, NULL},
+    {"_silence", silence, METH_O, NULL},
     {"_arm", CL__FAST_CALL(arm), METH_FASTCALL, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
     {"_bind", CL__FAST_CALL(cl__fast_bind), METH_FASTCALL, NULL},

@@ -419,6 +419,7 @@ static void rings_a_bell(void)
     CHECK_IS(cl_ring_poll_fd(two.ring, CL_RING_CONSUMER), fd);
     CHECK_IS(is_readable(fd, 0), 1);
     for (int i = 0; i < 3; i++) {
+        CHECK_IS(cl_ring_silence(two.ring, CL_RING_CONSUMER), 0);
         CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 0);
         CHECK_IS(is_readable(fd, 0), 0);
         must_put(one, "x");
@@ -428,6 +429,7 @@ static void rings_a_bell(void)
         must_get(two, "x");
         must_get(two, "y");
     }
+    CHECK_IS(cl_ring_silence(two.ring, CL_RING_CONSUMER), 0);
     CHECK_IS(cl_ring_arm(two.ring, CL_RING_CONSUMER, 0), 0);
     CHECK_IS(cl_ring_leave(one.ring, CL_RING_PRODUCER), 0);
     CHECK_IS(is_readable(fd, 0), 1);

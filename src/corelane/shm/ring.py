@@ -13,19 +13,19 @@ import contextlib
 import errno
 import os
 import sys
-import time
 from dataclasses import dataclass
 
 from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
+from corelane.shm.looping import Bell, Bells, until
 from corelane.shm.segment import _HUGE, Handle, Segment
 from corelane.shm.shared import Shared, open_core
 from corelane.shm.spin import spin_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from typing import Any, Self
 
     import numpy as np
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Peeked", "Reserved", "Ring", "RingStats", "SideStats"]
 
 _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
-_LOOK = 0.1  # seconds after which a task looks by itself: nobody is woken by a death
 _SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
 _NAMES = ("producer", "consumer")
 _AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
         def _release(self) -> int: ...
         def _take_side(self, side: int) -> int: ...
         def _bell(self, side: int) -> int: ...
+        def _silence(self, side: int, /) -> int: ...
         def _arm(self, side: int, size: int) -> int: ...
         def _leave(self) -> None: ...
         def _bind(self, address: int, owner: object) -> None: ...
@@ -95,15 +95,16 @@ class RingStats:
     consumer: SideStats
 
 
-class Ring(Shared, _Calls):
+class Ring(Bells, Shared, _Calls):
     """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the
     first `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
 
     A context manager and, for its consumer, an iterator: it ends when the producer closes.
     """
 
-    __slots__ = ("__weakref__", "_core", "_segment", "_spin")
+    __slots__ = ("__weakref__", "_bells", "_core", "_segment", "_spin")
 
+    _bells: dict[int, Bell]
     _core: Any
     _segment: Segment
     _spin: float | None
@@ -169,7 +170,7 @@ class Ring(Shared, _Calls):
     def _of(cls, segment: Segment, ns: int, spin: float | None, populate: bool = False) -> Self:
         core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
         ring = cls()
-        ring._core, ring._segment, ring._spin = core, segment, spin
+        ring._bells, ring._core, ring._segment, ring._spin = {}, core, segment, spin
         ring._bind(int(ffi.cast("uintptr_t", core)), core)
         lib.cl_ring_set_spin(ring._core, ns)
         ring._close_at_the_end()
@@ -283,6 +284,7 @@ class Ring(Shared, _Calls):
         if rc != _AGAIN:
             raise self._failed(rc, side, size)
         if deadline is None:
+            self._heard(side)
             rc = self._arm(side, size)
             rc = (lib.cl_ring_look(self._core, side, size) if rc == -errno.EBADF else rc) or _TIMEOUT
         else:
@@ -290,12 +292,15 @@ class Ring(Shared, _Calls):
                 continue  # a signal, whose handler has run; or a look whether one came unseen
         if rc == 1:
             return
-        if rc == _TIMEOUT and side == _PRODUCER:
-            raise QueueFull(f"{self!r} had no room for {size} bytes in time", done)
         if rc == _TIMEOUT:
-            raise QueueEmpty(f"{self!r} had no record in time")
+            raise self._too_late(side, size, done)
         if rc != _UNTAKEN:  # another thread has left it
             raise self._failed(rc, side, size)
+
+    def _too_late(self, side: int, size: int, done: int = 0) -> Exception:
+        if side == _PRODUCER:
+            return QueueFull(f"{self!r} had no room for {size} bytes in time", done)
+        return QueueEmpty(f"{self!r} had no record in time")
 
     def _failed(self, rc: int, side: int, size: int = 0) -> Exception:
         other = _NAMES[1 - side]
@@ -514,51 +519,35 @@ class Ring(Shared, _Calls):
     # ---- under an event loop ----
 
     async def aput(self, data: Any, timeout: float | None = None) -> None:
-        """`put`, for an event loop: no thread, no polling while nothing happens. One task at a time puts."""
+        """`put`, for an event loop: no thread, no polling while nothing happens."""
         size, one = memoryview(data).nbytes, [data]
-        deadline = self._deadline(timeout)
-        while (rc := self._put_some(one, 0)) < 0:
-            await self._settle_async(rc, _PRODUCER, size, deadline)
+        await self._until(lambda: self._put_some(one, 0), _PRODUCER, size, timeout)
 
     async def aget(self, timeout: float | None = None) -> bytes:
-        """`get`, for an event loop: no thread, no polling while nothing happens. One task at a time gets."""
-        deadline = self._deadline(timeout)
-        while True:
-            found = self._get_some(1)
-            if not isinstance(found, int):
-                return found[0]
-            await self._settle_async(found, _CONSUMER, 0, deadline)
+        """`get`, for an event loop: no thread, no polling while nothing happens."""
+        found: list[bytes] = await self._until(lambda: self._get_some(1), _CONSUMER, 0, timeout)
+        return found[0]
 
-    async def _settle_async(self, rc: int, side: int, size: int, deadline: int) -> None:
-        import asyncio
+    async def _until(self, call: Callable[[], Any], side: int, size: int, timeout: float | None) -> Any:
+        def attempt() -> Any:
+            while (found := call()) == _UNTAKEN:
+                self._take(side)
+            if isinstance(found, int) and found < 0 and found != _AGAIN:
+                raise self._failed(found, side, size)
+            return None if found == _AGAIN else found
 
-        left = _LOOK if deadline < 0 else (deadline - time.monotonic_ns()) / 1e9
-        if rc != _AGAIN or left <= 0:
-            self._settle(rc, side, size, None)
-            return
-        bell, loop = self._poll_fd(side), asyncio.get_running_loop()
-        rc = self._arm(side, size)
-        if rc < 0:
-            raise self._failed(rc, side, size)
-        if rc == 1:
-            await asyncio.sleep(0)  # others have a turn, also when there is always something
-            return
-        future = loop.create_future()
-        # A number of our own: if another task closes the ring, the bell's may be that of another file, which has a
-        # reader, by the time that we remove ours.
-        fd = os.dup(bell)
-        try:
-            loop.add_reader(fd, _set, future)
-            timer = loop.call_later(min(left, _LOOK), _set, future)
-            try:
-                await future
-            finally:
-                timer.cancel()
-                loop.remove_reader(fd)
-        finally:
-            os.close(fd)
+        def arm() -> None:
+            rc = self._arm(side, size)
+            if rc < 0:
+                raise self._failed(rc, side, size)
+
+        found = await until(attempt, [(self._bell_of(side), arm)], self._deadline(timeout))
+        if found is None:
+            raise self._too_late(side, size)
+        return found
 
     def _forked(self) -> None:
+        super()._forked()
         for side in _SIDES.values():
             self._let_go(side)
 
@@ -570,11 +559,6 @@ class Ring(Shared, _Calls):
             except Closed:
                 return
             yield found
-
-
-def _set(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class _Borrowed:

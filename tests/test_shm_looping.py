@@ -1,0 +1,208 @@
+"""Several tasks, loops and threads that wait for one bell: nobody's wake-up is lost, and no loop is kept."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import threading
+import time
+
+import pytest
+from helpers import PATIENCE, needs_linux
+
+import corelane as cl
+from corelane._ffi import PLATFORM
+from corelane.shm import looping
+
+pytestmark = needs_linux
+
+woken = pytest.mark.skipif(PLATFORM == "darwin", reason="there is no /proc through which a bell is rung")
+
+
+@pytest.fixture
+def ring():
+    with cl.Ring.create(1 << 16) as made:
+        yield made
+
+
+@pytest.fixture
+def rarely(monkeypatch):
+    """Nobody looks by itself: who is woken, was rung for."""
+    monkeypatch.setattr(looping, "LOOK", PATIENCE)
+
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def asleep(ring, side, count):
+    """Until so many tasks are on the list."""
+    until = time.monotonic() + PATIENCE
+    while (bell := ring._bells.get(side)) is None or len(bell._waiting) < count:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.001)
+
+
+@woken
+def test_each_of_several_tasks_gets_its_record(ring, rarely):
+    async def main():
+        tasks = [asyncio.create_task(ring.aget(timeout=PATIENCE)) for _ in range(5)]
+        await asleep(ring, 1, 5)
+        for i in range(5):
+            ring.put(b"%d" % i)
+            await asyncio.sleep(0)
+        return await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+
+    assert sorted(asyncio.run(main())) == [b"%d" % i for i in range(5)]
+
+
+@woken
+def test_a_task_that_is_cancelled_takes_nothing_with_it(ring, rarely):
+    async def main():
+        first, second = (asyncio.create_task(ring.aget(timeout=PATIENCE)) for _ in range(2))
+        await asleep(ring, 1, 2)
+        ring.put(b"x")
+        first.cancel()  # the bell has rung, the loop has not heard it
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        return await asyncio.wait_for(second, PATIENCE)
+
+    assert asyncio.run(main()) == b"x"
+
+
+@woken
+def test_two_loops_hear_one_bell(ring, rarely):
+    got = []
+    turn = threading.Barrier(3)
+
+    def live():
+        async def main():
+            task = asyncio.create_task(ring.aget(timeout=PATIENCE))
+            await asleep(ring, 1, 2)
+            turn.wait(PATIENCE)
+            got.append(await task)
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=live) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    turn.wait(PATIENCE)
+    ring.put_many([b"1", b"2"])
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(got) == [b"1", b"2"]
+    assert not ring._bells[1]._waiting
+    assert not ring._bells[1]._readers
+
+
+@woken
+def test_a_selector_does_not_rob_a_task(ring, rarely):
+    """get_nowait silences the bell before it arms it: what it read away may have been for a task."""
+
+    async def main():
+        task = asyncio.create_task(ring.aget(timeout=PATIENCE))
+        await asleep(ring, 1, 1)
+        ring.put(b"x")
+        ring._heard(1)
+        return await asyncio.wait_for(task, PATIENCE)
+
+    assert asyncio.run(main()) == b"x"
+
+
+@woken
+def test_producers_of_several_sizes_are_woken_by_the_room_they_need(rarely):
+    """One word says from when on they are to be woken: for the one who needs least."""
+    with cl.Ring.create(4096) as ring:
+        whole = bytes(4096 - 8)
+
+        async def main():
+            ring.put(whole)
+            large = asyncio.create_task(ring.aput(whole, timeout=PATIENCE))
+            await asleep(ring, 0, 1)
+            assert ring.get() == whole
+            await asyncio.wait_for(large, PATIENCE)
+            assert ring.get() == whole
+
+            for _ in range(64):
+                ring.put(bytes(56))
+            small = asyncio.create_task(ring.aput(b"small", timeout=PATIENCE))
+            await asleep(ring, 0, 1)
+            large = asyncio.create_task(ring.aput(whole, timeout=PATIENCE))
+            await asleep(ring, 0, 2)
+            ring.get_many(16)
+            await asyncio.wait_for(small, PATIENCE)
+            assert not large.done()
+            ring.get_many(64)
+            await asyncio.wait_for(large, PATIENCE)
+
+        asyncio.run(main())
+
+
+def test_a_loop_that_always_finds_something_has_turns_for_others(ring):
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for _ in range(200):
+            ring.put(b"x")
+            assert await ring.aget() == b"x"
+        task.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 200 // looping._STRAIGHT
+
+
+def test_nothing_is_left_of_a_wait(ring):
+    async def main():
+        with pytest.raises(cl.QueueEmpty):
+            await ring.aget(timeout=0.001)
+        task = asyncio.create_task(ring.aget())
+        await asleep(ring, 1, 1)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    before = descriptors()
+    for _ in range(5):
+        asyncio.run(main())
+    assert descriptors() == before
+
+
+def test_a_handle_is_closed_when_it_is_dropped(ring):
+    """Its bells know it, but do not keep it."""
+
+    async def main():
+        other = cl.Ring.attach(ring)
+        with pytest.raises(cl.QueueEmpty):
+            await other.aget(timeout=0)
+
+    asyncio.run(main())
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert ring.stats().consumer.state == "closed"
+    finally:
+        gc.enable()
+
+
+def test_a_forked_child_leaves_the_loop_of_its_parent_alone(ring):
+    async def main():
+        task = asyncio.create_task(ring.aget(timeout=PATIENCE))
+        await asleep(ring, 1, 1)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(bool(ring._bells[1]._waiting or ring._bells[1]._readers))
+        assert os.waitpid(pid, 0)[1] == 0
+        ring.put(b"x")
+        return await asyncio.wait_for(task, PATIENCE)
+
+    assert asyncio.run(main()) == b"x"
