@@ -45,11 +45,16 @@ void cl__members_open(cl__members *members, cl_segment *segment, void *memory, i
         members->ringers[i].fd = -1;
 }
 
+static void close_bells(cl__members *members)
+{
+    for (int i = 0; i < CL__BELLS; i++)
+        cl__bell_close(&members->bells[i]);
+}
+
 void cl__members_close(cl__members *members)
 {
     cl__members_leave(members);
-    for (int i = 0; i < CL__BELLS; i++)
-        cl__bell_close(&members->bells[i]);
+    close_bells(members); /* those of our parent's, if we are the child of a fork */
     for (int i = 0; i < CL__RINGERS; i++)
         cl__ringer_close(&members->ringers[i]);
 }
@@ -77,8 +82,7 @@ static void note_death(cl__members *members, int64_t pid)
 /* What was ours in the parent of a fork: its bells are rung for the parent. */
 static void forget_the_parent(cl__members *members)
 {
-    for (int i = 0; i < CL__BELLS; i++)
-        cl__bell_close(&members->bells[i]);
+    close_bells(members);
     cl__store_relaxed(&members->is_ringing, 0); /* a thread that is not here may have been about it */
 }
 
@@ -137,6 +141,7 @@ void cl__members_leave(cl__members *members)
         CL_FAULT(126);
         cl__store_release(&members->shared->table[members->me].pid, 0); /* partner: the acquire in join_as */
         cl__segment_drop_part(members->segment, (int)members->me);
+        close_bells(members);
     }
     members->me = 0;
 }
@@ -296,8 +301,10 @@ static void ring_all(cl__members *members, int bell)
         cl__store_release(&members->is_ringing, 0); /* partner: the exchange above */
 }
 
-void cl__members_serve(cl__members *members, _Atomic uint32_t *word, int bell)
+uint32_t cl__members_serve(cl__members *members, _Atomic uint32_t *word, int bell)
 {
-    if (cl__serve(word) & CL__POLL)
+    uint32_t asked = cl__serve(word);
+    if (asked & CL__POLL)
         ring_all(members, bell);
+    return asked;
 }

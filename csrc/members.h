@@ -62,8 +62,8 @@ static inline int64_t cl__members_is_joined(const cl__members *members)
 }
 
 int64_t cl__members_join(cl__members *members);  /* our index. -EUSERS: all of them live; -EACCES */
-void cl__members_leave(cl__members *members);    /* and what we hold is cleared */
-void cl__members_close(cl__members *members);    /* the same, and our descriptors */
+void cl__members_leave(cl__members *members);    /* and what we hold is cleared; our bells are closed */
+void cl__members_close(cl__members *members);    /* the same, and all descriptors */
 
 /* 1: somebody was dead, and is recovered. 0: not so, or it was not time to ask. -errno. */
 int64_t cl__members_ask_one(cl__members *members, uint32_t index);
@@ -81,8 +81,9 @@ void cl__members_silence(cl__members *members, int bell);
 /* From now on, until it is rung: whoever publishes under that word rings it. Then look: what was published before is not told. */
 int64_t cl__members_arm(cl__members *members, _Atomic uint32_t *word, int bell);
 
-/* By whoever has published (W1 of wake.h): wake those who sleep on the word, ring for those who are armed. */
-void cl__members_serve(cl__members *members, _Atomic uint32_t *word, int bell);
+/* By whoever has published (W1 of wake.h): wake those who sleep on the word, ring for those who are armed. The bits of CL__ASKS
+ * that were there. */
+uint32_t cl__members_serve(cl__members *members, _Atomic uint32_t *word, int bell);
 
 static inline void cl__members_published(cl__members *members, _Atomic uint32_t *word, int bell)
 {

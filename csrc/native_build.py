@@ -70,6 +70,7 @@ COMMON = [
     "csrc/members.c",
     "csrc/queue.c",
     "csrc/queue_object.c",
+    "csrc/queue_wait.c",
     "csrc/wake.c",
     "csrc/bell.c",
     "csrc/ring.c",

@@ -26,18 +26,7 @@
 
 #include <string.h>
 
-/* ---- words and positions -------------------------------------------------------------------------------------------- */
-
-static inline uint64_t lap_at(const cl_queue *queue, uint64_t position)
-{
-    return position >> queue->shift & CL__LAP_MASK;
-}
-
-/* How many laps the slot is ahead of the position: laps go round, so they are compared as a difference. */
-static inline int64_t ahead(const cl_queue *queue, cl__word word, uint64_t position)
-{
-    return (int64_t)((cl__lap_of(word) - lap_at(queue, position)) << 16);
-}
+/* ---- publishing ----------------------------------------------------------------------------------------------------- */
 
 /* The exchange, and not a mere release, orders the slot before the look at the waiters' word: a waiter that has set its bit
  * and found no record is seen here, or has seen ours. */
@@ -130,7 +119,7 @@ static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uin
     cl__store_relaxed(&queue->in_the_way, 0);
     switch (cl__state_of(word)) {
     case CL__TOMBSTONE: /* no consumer has come by; it may be anybody who takes it away */
-        if (ahead(queue, word, position) != -(1LL << 16)) /* of the lap before: all positions before a tail were claimed */
+        if (cl__ahead(queue, word, position) != -(1LL << 16)) /* of the lap before: all positions before a tail were claimed */
             return cannot_be(queue, word, position);
         clear_tombstone(queue, slot, word, position - queue->mask - 1);
         return 1;
@@ -160,7 +149,7 @@ static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed
         cl__slot *slot = cl__slot_at(queue, at.position);
         CL_FAULT(105);
         cl__word word = cl__load_acquire(&slot->word); /* partner: publish(), of the consumer of the lap before */
-        int64_t distance = ahead(queue, word, at.position);
+        int64_t distance = cl__ahead(queue, word, at.position);
         if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
             *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->members.me);
             CL_FAULT(106);
@@ -323,19 +312,13 @@ static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot
     return rc > 0 ? 0 : rc < 0 ? rc : -EAGAIN;
 }
 
-/* What a slot before its lap can be at the head: with a consumer, or back from one. All positions before a head were claimed. */
-static int may_be_behind(cl__word word)
-{
-    return cl__state_of(word) == CL__READING || cl__state_of(word) == CL__ORPHAN;
-}
-
 /* 0: claimed; 1: look at the same slot again; 2: go on to the next; else -errno. */
 static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *word)
 {
     cl__queue_memory *shared = queue->shared;
-    int64_t distance = ahead(queue, *word, at->position), rc;
+    int64_t distance = cl__ahead(queue, *word, at->position), rc;
     unsigned state = cl__state_of(*word);
-    if (state > CL__ORPHAN || (distance < 0 && !may_be_behind(*word)))
+    if (state > CL__ORPHAN || (distance < 0 && !cl__may_be_behind(*word)))
         return cannot_be(queue, *word, at->position);
     if (distance > 0 || (distance == 0 && state == CL__READING)) /* if its owner is dead: that shows when we would wait */
         return 2;
@@ -359,8 +342,7 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
     return rc == 0 ? 1 : rc == -EAGAIN && is_end ? -ENODATA : rc;
 }
 
-/* Whether another consumer has a record still: if it dies, that will be somebody's to get. */
-static int is_with_another(cl_queue *queue)
+int cl__queue_is_with_another(cl_queue *queue)
 {
     for (uint64_t i = 0; i <= queue->mask; i++) {
         CL_FAULT(117);
@@ -392,7 +374,7 @@ static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
         if (rc == 2)
             rc = step(queue, &at, *word);
         if (__builtin_expect(rc < 0, 0))
-            return rc != -ENODATA ? rc : is_shut && !is_with_another(queue) ? -EPIPE : -EAGAIN;
+            return rc != -ENODATA ? rc : is_shut && !cl__queue_is_with_another(queue) ? -EPIPE : -EAGAIN;
     }
 }
 
@@ -465,9 +447,20 @@ int64_t cl_queue_release(cl_queue *queue, cl_queue_claim *claim)
     return rc;
 }
 
-int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
+/* A record that we have is for somebody else, or for us once more: it comes before all others. */
+static void put_back(cl_queue *queue, cl__slot *slot, cl__word claimed)
 {
     cl__queue_memory *shared = queue->shared;
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__ORPHAN, 0), &shared->not_empty);
+    /* If we die here nobody knows of it; but then we are recovered, and that says so. */
+    CL_FAULT(115);
+    cl__add(&shared->repairs, 1); /* partner: the loads in claim_orphan and queue_wait.c */
+    /* Once more: who waits looks at the ORPHAN by that number. The first time it may have looked between the two. */
+    cl__queue_published(queue, &shared->not_empty);
+}
+
+int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
+{
     cl__slot *slot;
     cl__word claimed;
     int64_t rc = end_claim(queue, claim, CL__READING, &slot, &claimed);
@@ -475,15 +468,42 @@ int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
         return rc;
     if (queue->plan.flags & CL_QUEUE_AT_MOST_ONCE) {
         release(queue, slot, claimed);
-        cl__add_relaxed(&shared->lost, 1);
+        cl__add_relaxed(&queue->shared->lost, 1);
         return 0;
     }
-    cl__add_relaxed(&shared->redelivered, 1);
-    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__ORPHAN, 0), &shared->not_empty);
-    /* If we die here nobody knows of it; but then we are recovered, and that says so. */
-    CL_FAULT(115);
-    cl__add_release(&shared->repairs, 1); /* partner: the acquire in claim_orphan */
+    cl__add_relaxed(&queue->shared->redelivered, 1);
+    put_back(queue, slot, claimed);
     return 0;
+}
+
+/* ---- records of one size ---------------------------------------------------------------------------------------------- */
+
+int64_t cl_queue_put_records(cl_queue *queue, const void *data, int64_t size, int64_t count)
+{
+    const uint8_t *from = data;
+    int64_t rc = 0, done = 0;
+    while (done < count && (rc = cl_queue_try_put(queue, from + done * size, size)) == 0)
+        done++;
+    return done ? done : rc;
+}
+
+int64_t cl_queue_get_records(cl_queue *queue, void *room, int64_t size, int64_t most, int64_t *needs)
+{
+    uint8_t *to = room;
+    for (int64_t done = 0; done < most; done++) {
+        cl__slot *slot;
+        cl__word claimed;
+        int64_t rc = peek(queue, &slot, &claimed, needs);
+        if (rc == 0 && *needs != size) {
+            put_back(queue, slot, claimed);
+            rc = -EMSGSIZE;
+        }
+        if (rc < 0)
+            return done ? done : rc;
+        memcpy(to + done * size, slot->data, (size_t)size);
+        release(queue, slot, claimed);
+    }
+    return most < 0 ? -EINVAL : most;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------- */

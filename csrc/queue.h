@@ -1,4 +1,4 @@
-/* What queue.c and queue_object.c share: the memory of a queue, and the word of a slot. */
+/* What the files of the queue share: its memory, and the word of a slot. */
 #ifndef CORELANE_QUEUE_H
 #define CORELANE_QUEUE_H
 
@@ -44,6 +44,7 @@ typedef struct cl__slot {
  *     rare      whether it is shut, and counters: read at every put, written hardly ever
  *     tail      written by producers          head         written by consumers
  *     not_empty, not_full                     the wake-up words of those who wait for a record, and for room
+ *     waiting   what is counted of waits, by those who have waited
  *     members   the table of participants, see members.h
  *     slots     from the next whole line on, each of whole 64 bytes
  */
@@ -57,6 +58,8 @@ typedef struct cl__queue_memory {
     _Alignas(CL__LINE) _Atomic uint64_t head;
     _Alignas(CL__LINE) _Atomic uint32_t not_empty;
     _Alignas(CL__LINE) _Atomic uint32_t not_full;
+    _Alignas(CL__LINE) _Atomic uint64_t waits[2]; /* these by CL_QUEUE_FOR_* */
+    _Atomic uint64_t waited_ns[2], wakes[2];
 } cl__queue_memory;
 
 /* Nothing of this is in shared memory; the geometry is a checked copy. */
@@ -73,6 +76,7 @@ struct cl_queue {
     _Atomic uint64_t seen_head;
     _Atomic uint64_t fault_word;
     _Atomic int64_t fault_index;
+    cl__waiter waiters[2];           /* by CL_QUEUE_FOR_* */
 };
 
 static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
@@ -80,10 +84,34 @@ static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
     return (cl__slot *)(queue->slots + (position & queue->mask) * queue->stride);
 }
 
-/* After a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. Its words have bells of their own. */
+static inline uint64_t cl__lap_at(const cl_queue *queue, uint64_t position)
+{
+    return position >> queue->shift & CL__LAP_MASK;
+}
+
+/* How many laps the slot is ahead of the position: laps go round, so they are compared as a difference. */
+static inline int64_t cl__ahead(const cl_queue *queue, cl__word word, uint64_t position)
+{
+    return (int64_t)((cl__lap_of(word) - cl__lap_at(queue, position)) << 16);
+}
+
+/* What a slot before its lap can be at the head: with a consumer, or back from one. All positions before a head were claimed. */
+static inline int cl__may_be_behind(cl__word word)
+{
+    return cl__state_of(word) == CL__READING || cl__state_of(word) == CL__ORPHAN;
+}
+
+/* Whether another consumer has a record still: if it dies, that will be somebody's to get. */
+int cl__queue_is_with_another(cl_queue *queue);
+
+void cl__queue_serve(cl_queue *queue, _Atomic uint32_t *wake);
+
+/* After a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. */
 static inline void cl__queue_published(cl_queue *queue, _Atomic uint32_t *wake)
 {
-    cl__members_published(&queue->members, wake, wake == &queue->shared->not_full ? CL_QUEUE_FOR_ROOM : CL_QUEUE_FOR_RECORD);
+    CL_FAULT(101);
+    if (__builtin_expect((cl__load(wake) & CL__ASKS) != 0, 0)) /* W3; partner: W2 in whoever sleeps, or arms */
+        cl__queue_serve(queue, wake);
 }
 
 #endif

@@ -1,11 +1,11 @@
-/* The queue as an object: how it lies in its segment, who takes part, what is known of it, sleeping. What it does is in
- * queue.c. */
+/* The queue as an object: how it lies in its segment, who takes part, what is known of it. What it does is in
+ * queue.c, how it is waited for in queue_wait.c. */
 #include "queue.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 0x51554555452d3032ULL /* "QUEUE-02": to be changed with anything in queue.h */
+#define LAYOUT 0x51554555452d3033ULL /* "QUEUE-03": to be changed with anything in queue.h */
 #define LARGEST (1LL << 46)
 
 /* ---- geometry ----------------------------------------------------------------------------------------------------- */
@@ -86,7 +86,7 @@ static int64_t clear_slots(void *object, uint32_t owner)
     /* After the ORPHANs: a consumer that saw the number and then no ORPHAN would never look again. Before the owner leaves
      * the table: if we die here it is still there, and all this is done again. */
     CL_FAULT(123);
-    cl__add_release(&shared->repairs, 1); /* partner: the acquire in claim_orphan */
+    cl__add(&shared->repairs, 1); /* partner: the loads in claim_orphan and queue_wait.c */
     cl__queue_published(queue, &shared->not_empty);
     cl__queue_published(queue, &shared->not_full);
     return count;
@@ -137,6 +137,7 @@ int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
     queue->mask = (uint64_t)plan.slots - 1;
     queue->shift = (unsigned)__builtin_ctzll((uint64_t)plan.slots);
     queue->plan = plan;
+    cl_queue_set_spin(queue, CL__SPIN_NS);
     cl__members_open(&queue->members, segment, queue->shared + 1, plan.members, clear_slots, queue);
     *out = queue;
     return 0;
@@ -157,6 +158,15 @@ int64_t cl_queue_note(cl_queue *queue, int32_t what, int64_t count)
     if (queue->members.read_only || what < 0 || what > CL_QUEUE_DROPPED_OLD)
         return -EINVAL;
     cl__add_relaxed(&queue->shared->notes[what], (uint64_t)count); /* partner: none, they are counts */
+    return 0;
+}
+
+int64_t cl_queue_note_wait(cl_queue *queue, int32_t what, int64_t ns)
+{
+    if (queue->members.read_only || (what != CL_QUEUE_FOR_RECORD && what != CL_QUEUE_FOR_ROOM) || ns < 0)
+        return -EINVAL;
+    cl__add_relaxed(&queue->shared->waits[what], 1); /* partner: none, they are counts */
+    cl__add_relaxed(&queue->shared->waited_ns[what], (uint64_t)ns);
     return 0;
 }
 
@@ -202,6 +212,12 @@ int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
         .redelivered = (int64_t)cl__load_relaxed(&shared->redelivered),
         .lost = (int64_t)cl__load_relaxed(&shared->lost),
         .last_dead = cl__load_relaxed(&queue->members.shared->last_dead),
+        .get_waits = (int64_t)cl__load_relaxed(&shared->waits[CL_QUEUE_FOR_RECORD]),
+        .put_waits = (int64_t)cl__load_relaxed(&shared->waits[CL_QUEUE_FOR_ROOM]),
+        .get_waited_ns = (int64_t)cl__load_relaxed(&shared->waited_ns[CL_QUEUE_FOR_RECORD]),
+        .put_waited_ns = (int64_t)cl__load_relaxed(&shared->waited_ns[CL_QUEUE_FOR_ROOM]),
+        .get_wakes = (int64_t)cl__load_relaxed(&shared->wakes[CL_QUEUE_FOR_RECORD]),
+        .put_wakes = (int64_t)cl__load_relaxed(&shared->wakes[CL_QUEUE_FOR_ROOM]),
         .shut = cl__load_relaxed(&shared->shut) != 0,
         .me = cl__members_is_joined(&queue->members) == 0 ? queue->members.me : 0,
         .joined = cl__members_joined(&queue->members),
@@ -211,30 +227,4 @@ int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
     };
     count_slots(queue, out);
     return 0;
-}
-
-/* ---- sleeping ------------------------------------------------------------------------------------------------------- */
-
-static _Atomic uint32_t *word_of(cl_queue *queue, int32_t what)
-{
-    return what == CL_QUEUE_FOR_ROOM ? &queue->shared->not_full : &queue->shared->not_empty;
-}
-
-int64_t cl_queue_announce(cl_queue *queue, int32_t what)
-{
-    int64_t rc = cl__members_is_joined(&queue->members);
-    if (rc < 0)
-        return rc;
-    CL_FAULT(140);
-    return cl__or(word_of(queue, what), CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__queue_published */
-}
-
-int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t ns)
-{
-    int64_t rc = cl__members_is_joined(&queue->members);
-    if (rc < 0)
-        return rc;
-    if (ns > CL__LOOK_NS)
-        ns = CL__LOOK_NS;
-    return ns > 0 ? cl__word_sleep(word_of(queue, what), (uint32_t)announced, ns, 0) : 0;
 }

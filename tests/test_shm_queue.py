@@ -813,17 +813,3 @@ def test_a_wait_sleeps_in_the_kernel_and_is_woken():
             wake(queue)
             assert ended.wait(PATIENCE)
             thread.join()
-
-
-def test_what_comes_after_an_announcement_lets_nobody_sleep():
-    """A sleep begins only if the word is as it was announced."""
-    with cl.Queue.create(2, 16) as queue:
-        for what, change in (
-            (lib.CL_QUEUE_FOR_RECORD, lambda: queue.put(b"1")),
-            (lib.CL_QUEUE_FOR_ROOM, queue.get),
-            (lib.CL_QUEUE_FOR_RECORD, queue.shutdown),
-        ):
-            announced = lib.cl_queue_announce(queue._core, what)
-            assert lib.cl_queue_announce(queue._core, what) == announced
-            change()
-            assert lib.cl_queue_announce(queue._core, what) != announced

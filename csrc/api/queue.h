@@ -38,6 +38,9 @@ typedef struct cl_queue_report {
     int64_t redelivered;  /* records whose consumer died or gave them back */
     int64_t lost;         /* with AT_MOST_ONCE: records whose consumer died or gave them back */
     int64_t last_dead;    /* the pid of the participant that was recovered last, or 0 */
+    int64_t get_waits, put_waits;         /* calls that had to wait, as noted by cl_queue_note_wait; and how long */
+    int64_t get_waited_ns, put_waited_ns;
+    int64_t get_wakes, put_wakes;         /* puts and the like that woke somebody who waited for a record; gets, for room */
     int64_t joined;       /* participants now */
     int64_t shut;
     int64_t me;           /* our index, or 0 */
@@ -96,6 +99,16 @@ int64_t cl_queue_put_many(cl_queue *queue, const void *data, const int64_t *size
  * Blocks: no. Threads: any. */
 int64_t cl_queue_get_many(cl_queue *queue, void *room, int64_t size, int64_t *sizes, int64_t most);
 
+/* Put `count` records of `size` bytes each, which lie one behind the other. How many went in, at least one; else as try_put.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_put_records(cl_queue *queue, const void *data, int64_t size, int64_t count);
+
+/* Get up to `most` records of exactly `size` bytes, one behind the other. It stops before one of another size, which is
+ * got before all others by whoever gets next. How many, at least one; else as try_get. -EMSGSIZE: the first one has another
+ * size, *needs.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_get_records(cl_queue *queue, void *room, int64_t size, int64_t most, int64_t *needs);
+
 /* A slot to be filled in place: data, and slot_size as its size. Until it is committed or cancelled, those behind it in
  * order wait for it. 0, or as try_put.
  * Blocks: no. Threads: any. */
@@ -121,19 +134,42 @@ int64_t cl_queue_release(cl_queue *queue, cl_queue_claim *claim);
  * Blocks: no. Threads: the one that claimed, or caller locks. */
 int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim);
 
-/* To sleep until there may be a record (FOR_RECORD) or room (FOR_ROOM): announce it, try once more, and if that says
- * -EAGAIN again, sleep with what the announcement returned. What was put or got after the announcement ends the sleep, or
- * keeps it from beginning; so may nothing at all, and it never lasts longer than `ns` or 100 ms: who dies wakes nobody, and
- * only a try asks whether somebody has. While cl_queue_blocked_by is not 0, sleep for a millisecond at most. */
+/* What is waited for. */
 enum cl_queue_wait { CL_QUEUE_FOR_RECORD = 0, CL_QUEUE_FOR_ROOM = 1 };
 
-/* Say that we will sleep. >= 0: to be handed to cl_queue_sleep.
- * Blocks: no. Threads: any. */
-int64_t cl_queue_announce(cl_queue *queue, int32_t what);
+/* After -EAGAIN: wait until trying again may be of use: 1 (which is no promise: others try, too). -ETIMEDOUT. -EINTR: a signal,
+ * or 100 ms are over: call again with the same deadline (of CLOCK_MONOTONIC, ns; < 0: none). It finds out by itself who has
+ * died: within 2 ms if that one holds what is in the way, within 100 ms else.
+ * Blocks: yes. Threads: any. */
+int64_t cl_queue_wait(cl_queue *queue, int32_t what, int64_t deadline);
 
-/* Sleep. 0, or -EINTR at a signal.
- * Blocks: for `ns` or 100 ms at most. Threads: any. */
-int64_t cl_queue_sleep(cl_queue *queue, int32_t what, int64_t announced, int64_t ns);
+/* What cl_queue_wait looks at: 1: trying may be of use; 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_look(cl_queue *queue, int32_t what);
+
+/* How long this handle's waits may spin before they sleep, in ns, 100 ms at most; 0: not at all. It spins less where arrivals
+ * are rarer.
+ * Blocks: no. Threads: any. */
+void cl_queue_set_spin(cl_queue *queue, int64_t ns);
+
+/* A descriptor for poll(2) and its like, one for each `what`. It is readable at first; and once after each cl_queue_arm, when
+ * what is waited for may be there. Who is told so by it looks by itself every 100 ms or so: of a death nobody is woken, and a
+ * process of another user cannot ring. It is closed by cl_queue_leave.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_queue_poll_fd(cl_queue *queue, int32_t what);
+
+/* Read away what made the descriptor readable: before it is armed anew, unless somebody else waits for it, too. 0.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_queue_silence(cl_queue *queue, int32_t what);
+
+/* From now on whoever puts (or gets) makes the descriptor readable, once. Then try: what came before is not told. 0. -EBADF:
+ * there is no descriptor yet.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_queue_arm(cl_queue *queue, int32_t what);
+
+/* A call has waited that long, all in all, whether in vain or not: count it. 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_note_wait(cl_queue *queue, int32_t what, int64_t ns);
 
 /* After -EAGAIN: the pid of a live participant that has the slot in the way (it works on it, or is stopped), as it sees it
  * itself; 0: the queue is simply full or empty; -1: one that did not say its pid. Of the last call through this object.

@@ -163,6 +163,72 @@ static PyObject *get_some(PyObject *self, PyObject *argument)
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(rc);
 }
 
+/* ---- records of one size, as they lie in an array: a piece at a time, as the others wait for the GIL ------------------------ */
+
+enum { PIECE_BYTES = 1 << 17, PIECE_RECORDS = 512 };
+
+static int64_t piece_of(Py_ssize_t count, Py_ssize_t size)
+{
+    Py_ssize_t most = PIECE_BYTES / size < PIECE_RECORDS ? PIECE_BYTES / size + 1 : PIECE_RECORDS;
+    return count < most ? count : most;
+}
+
+/* (buffer, size, first): from the first-th on. The core's queue, or NULL and an exception. */
+static cl_queue *parse_records(PyObject *self, PyObject *const *args, Py_ssize_t count, int flags, Py_buffer *view, Py_ssize_t *size,
+                               Py_ssize_t *first)
+{
+    cl_queue *queue = cl__fast_core(self);
+    if (!queue)
+        return NULL;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "a buffer, a size and an index are needed");
+        return NULL;
+    }
+    *size = PyLong_AsSsize_t(args[1]);
+    *first = PyLong_AsSsize_t(args[2]);
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[0], view, flags) < 0)
+        return NULL;
+    if (*size > 0 && *first >= 0 && *first < view->len / *size)
+        return queue;
+    PyErr_SetString(PyExc_IndexError, "there is no such record");
+    PyBuffer_Release(view);
+    return NULL;
+}
+
+/* _put_records(buffer, size, first) -> how many of the buffer's records, or the core's answer. */
+static PyObject *put_records(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    Py_buffer view;
+    Py_ssize_t size, first;
+    cl_queue *queue = parse_records(self, args, count, PyBUF_SIMPLE, &view, &size, &first);
+    if (!queue)
+        return NULL;
+    BEGIN();
+    int64_t rc = cl_queue_put_records(queue, (const char *)view.buf + first * size, size, piece_of(view.len / size - first, size));
+    END();
+    PyBuffer_Release(&view);
+    return PyLong_FromLongLong(rc);
+}
+
+/* _get_records(buffer, size, first) -> how many were copied into the buffer, or the core's answer. */
+static PyObject *get_records(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    Py_buffer view;
+    Py_ssize_t size, first;
+    int64_t needs = 0;
+    cl_queue *queue = parse_records(self, args, count, PyBUF_WRITABLE, &view, &size, &first);
+    if (!queue)
+        return NULL;
+    BEGIN();
+    int64_t rc = cl_queue_get_records(queue, (char *)view.buf + first * size, size, piece_of(view.len / size - first, size), &needs);
+    END();
+    PyBuffer_Release(&view);
+    if (rc == -EMSGSIZE)
+        return PyErr_Format(PyExc_ValueError, "the next record has %lld bytes, not the %zd of the dtype: get() it instead",
+                            (long long)needs, size);
+    return PyLong_FromLongLong(rc);
+}
+
 /* ---- claims: each takes the address of a cl_queue_claim, and returns the core's answer ---------------------------------- */
 
 static PyObject *with_claim(PyObject *self, PyObject *address, int64_t (*call)(cl_queue *, cl_queue_claim *))
@@ -233,6 +299,34 @@ static PyObject *join(PyObject *self, PyObject *unused)
     return PyLong_FromLongLong(rc);
 }
 
+static PyObject *with_what(PyObject *self, PyObject *argument, int64_t (*call)(cl_queue *, int32_t))
+{
+    cl_queue *queue = cl__fast_core(self);
+    long what = PyLong_AsLong(argument);
+    if (!queue || PyErr_Occurred())
+        return NULL;
+    BEGIN_ALONE();
+    int64_t rc = call(queue, (int32_t)what);
+    END();
+    return PyLong_FromLongLong(rc);
+}
+
+/* _bell(what), _silence(what), _arm(what) -> the core's answer. Here, as leaving closes what they use. */
+static PyObject *bell(PyObject *self, PyObject *what)
+{
+    return with_what(self, what, cl_queue_poll_fd);
+}
+
+static PyObject *silence(PyObject *self, PyObject *what)
+{
+    return with_what(self, what, cl_queue_silence);
+}
+
+static PyObject *arm(PyObject *self, PyObject *what)
+{
+    return with_what(self, what, cl_queue_arm);
+}
+
 /* _leave() -> None. */
 static PyObject *leave(PyObject *self, PyObject *unused)
 {
@@ -258,12 +352,17 @@ static PyMethodDef methods[] = {
     {"get_nowait", get_nowait, METH_NOARGS, "get_nowait()\n\nThe next record, or raise QueueEmpty at once."},
     {"_put_some", CL__FAST_CALL(put_some), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
+    {"_put_records", CL__FAST_CALL(put_records), METH_FASTCALL, NULL},
+    {"_get_records", CL__FAST_CALL(get_records), METH_FASTCALL, NULL},
     {"_reserve", reserve, METH_O, NULL},
     {"_commit", CL__FAST_CALL(commit), METH_FASTCALL, NULL},
     {"_cancel", cancel, METH_O, NULL},
     {"_peek", peek, METH_O, NULL},
     {"_release", release, METH_O, NULL},
     {"_give_back", give_back, METH_O, NULL},
+    {"_bell", bell, METH_O, NULL},
+    {"_silence", silence, METH_O, NULL},
+    {"_arm", arm, METH_O, NULL},
     {"_join", join, METH_NOARGS, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
     {"_bind", CL__FAST_CALL(cl__fast_bind), METH_FASTCALL, NULL},

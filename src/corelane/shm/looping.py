@@ -20,6 +20,8 @@ import os
 import time
 import weakref
 
+from corelane.shm.shared import Shared
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
@@ -114,8 +116,8 @@ class Bell:
             os.close(fd)
 
 
-class Bells:
-    """Base of a handle that has bells: before Shared, with a slot `_bells`, which is {} at first."""
+class Bells(Shared):
+    """A handle that has bells. A subclass has a slot `_bells`, which is {} at first, and the two calls below."""
 
     __slots__ = ()
 
@@ -137,9 +139,9 @@ class Bells:
         else:
             bell.heard()
 
-    def _wake_tasks(self) -> None:
-        """After something that they should look at, which rings no bell."""
-        for bell in list(self._bells.values()):
+    def close(self) -> None:
+        super().close()
+        for bell in list(self._bells.values()):  # who waits through us is told that we are closed
             bell.heard()
 
     def _forked(self) -> None:

@@ -3,13 +3,15 @@
 A Queue owns its Segment, and the place of one participant in it: a lease that ends with the process, however it ends.
 What never waits is C that keeps the GIL (csrc/python/fast_queue.c). Any thread of a process may use its Queue.
 
+Putting and getting are attempts, which are repeated until they succeed: between two of them a
+thread waits in C, which lets the GIL go, and a task in its loop (looping.py).
+
 A forked child has the object and no place: it is refused until it calls `register`. Deliberately not here: PeerDied. A
 death is nobody's error in a queue: what the dead one held is recovered, and `stats` tells of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -19,15 +21,24 @@ from dataclasses import dataclass
 from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, shm_failed
+from corelane.shm.claims import Claimed, Peeked, Reserved
+from corelane.shm.looping import Bell, Bells, until
+from corelane.shm.records import room_for, rows_of
 from corelane.shm.segment import Handle, Segment
-from corelane.shm.shared import Shared, open_core
+from corelane.shm.shared import open_core
+from corelane.shm.spin import spin_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Self
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from typing import Any, Self, TypeVar
+
+    import numpy as np
+    from numpy.typing import DTypeLike
 
     from corelane.shm.segment import HasFileno
+
+    T = TypeVar("T")
 
 __all__ = ["Peeked", "Queue", "QueueStats", "Reserved"]
 
@@ -35,9 +46,10 @@ _POLICIES = ("block", "fail", "drop-new", "drop-old")
 _DELIVERIES = {"at-least-once": 0, "at-most-once": lib.CL_QUEUE_AT_MOST_ONCE}
 _STATES = ("EMPTY", "WRITING", "FULL", "READING", "TOMBSTONE", "ORPHAN")
 _AGAIN, _CLOSED, _TOO_LARGE = -errno.EAGAIN, -errno.EPIPE, -errno.EMSGSIZE
-# Seconds of a sleep: on a queue that is empty or full; and behind a slot that somebody is working on, who may die.
-_SLEEP, _SHORT_SLEEP = 0.1, 0.001
+_TIMEOUT, _SIGNAL = -errno.ETIMEDOUT, -errno.EINTR
+_NEVER = 0  # as a deadline: it is not waited at all
 _FOR_RECORD, _FOR_ROOM = lib.CL_QUEUE_FOR_RECORD, lib.CL_QUEUE_FOR_ROOM
+_SIDES = {"consumer": _FOR_RECORD, "producer": _FOR_ROOM}
 _DROP_PATIENCE = 0.01  # seconds that a put which drops waits for one who is just working on the slot in its way
 
 if TYPE_CHECKING:
@@ -49,12 +61,17 @@ if TYPE_CHECKING:
         def get_nowait(self) -> bytes: ...
         def _put_some(self, items: list[Any], first: int) -> int: ...
         def _get_some(self, most: int) -> list[bytes] | int: ...
+        def _put_records(self, buffer: Any, size: int, first: int) -> int: ...
+        def _get_records(self, buffer: Any, size: int, first: int) -> int: ...
         def _reserve(self, address: int) -> int: ...
         def _commit(self, address: int, size: int) -> int: ...
         def _cancel(self, address: int) -> int: ...
         def _peek(self, address: int) -> int: ...
         def _release(self, address: int) -> int: ...
         def _give_back(self, address: int) -> int: ...
+        def _bell(self, what: int) -> int: ...
+        def _silence(self, what: int, /) -> int: ...
+        def _arm(self, what: int) -> int: ...
         def _join(self) -> int: ...
         def _leave(self) -> None: ...
         def _bind(self, address: int, owner: object) -> None: ...
@@ -72,6 +89,11 @@ class QueueStats:
     of the last one; `unfinished` are records that were never whole (their producers died or let go of them),
     `redelivered` those whose consumer died or gave them back; with at-most-once delivery these are `lost` instead.
     `members` is how many participate now.
+
+    `put_waits` and `get_waits` are calls that did not succeed at once and waited (spinning counts), and have ended
+    since, in vain or not; `mean_put_wait` and `mean_get_wait` the seconds from the first try of such a call to its end,
+    on average (0.0: there was none). `wakes` is how often a put or a get woke somebody who slept or had armed a
+    descriptor.
     """
 
     slots: int
@@ -91,19 +113,28 @@ class QueueStats:
     last_dead: int | None
     members: int
     shut: bool
+    put_waits: int
+    get_waits: int
+    mean_put_wait: float
+    mean_get_wait: float
+    wakes: int
 
 
-class Queue(Shared, _Calls):
+class Queue(Bells, _Calls):
     """A queue, made by `create` or `attach`. Each handle is a participant that may put and get.
 
-    A context manager: leaving the block closes the handle. An iterator over its records, until it is shut and empty.
+    A context manager: leaving the block closes the handle. An iterator over its records, until it is shut and empty,
+    and an asynchronous one.
     """
 
-    __slots__ = ("__weakref__", "_core", "_policy", "_segment")
+    __slots__ = ("__weakref__", "_bells", "_core", "_policy", "_segment", "_selected", "_spin")
 
+    _bells: dict[int, Bell]
     _core: Any
     _segment: Segment
+    _selected: set[int]  # what the program has asked a descriptor for
     _policy: str
+    _spin: float | None
 
     # ---- making and attaching ----
 
@@ -117,6 +148,7 @@ class Queue(Shared, _Calls):
         members: int = 255,
         delivery: str = "at-least-once",
         policy: str = "block",
+        spin: float | None = None,
         **options: Any,
     ) -> Self:
         """Make one, empty.
@@ -130,6 +162,8 @@ class Queue(Shared, _Calls):
                 "at-least-once": another one gets it (perhaps a second time), "at-most-once": it is lost.
             policy: of this handle: what putting into a full queue means: "block", "fail", "drop-new", "drop-old". What
                 is dropped is counted.
+            spin: seconds that a wait of this handle looks before it sleeps, at most (0.1 is the most); 0: none. None:
+                `default_spin()`. Where arrivals are rarer than that it sleeps at once by itself.
             options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
 
         Raises:
@@ -143,22 +177,28 @@ class Queue(Shared, _Calls):
             raise ValueError(f"delivery must be one of {', '.join(_DELIVERIES)}, not {delivery!r}")
         plan.flags = _DELIVERIES[delivery]
         _check_policy(policy)
+        ns = spin_ns("spin", spin)
         if lib.cl_queue_describe(plan, whole) < 0:
             raise ValueError(f"{slots} slots of {slot_size} bytes are more than any machine has")
         segment = Segment()
         about = bytes(ffi.buffer(plan))
         segment._create(whole.size, name, lib.CL_SEGMENT_QUEUE, about=about, layout=whole.layout, **options)
-        return cls._of(segment, policy)
+        return cls._of(segment, policy, ns, spin)
 
     @classmethod
     def attach(
-        cls, target: str | int | HasFileno | Handle | Queue, *, policy: str = "block", readonly: bool = False
+        cls,
+        target: str | int | HasFileno | Handle | Queue,
+        *,
+        policy: str = "block",
+        spin: float | None = None,
+        readonly: bool = False,
     ) -> Self:
         """Attach one that there is already.
 
         Args:
             target: its name, its `handle`, a descriptor of it that was passed here, or a Queue of it.
-            policy: as in `create`, of this handle.
+            policy, spin: as in `create`, of this handle.
             readonly: it can only be looked at: `stats()`.
 
         Raises:
@@ -166,16 +206,19 @@ class Queue(Shared, _Calls):
             Corrupted: it is no queue, or what it says of itself is not so. ValueError, TypeError.
         """
         _check_policy(policy)
+        ns = spin_ns("spin", spin)
         segment = Segment()
         segment._attach(target.segment if isinstance(target, Queue) else target, lib.CL_SEGMENT_QUEUE, readonly)
-        return cls._of(segment, policy)
+        return cls._of(segment, policy, ns, spin)
 
     @classmethod
-    def _of(cls, segment: Segment, policy: str) -> Self:
+    def _of(cls, segment: Segment, policy: str, ns: int, spin: float | None) -> Self:
         core = open_core(segment, lib.cl_queue_open, "cl_queue", lib.cl_queue_free)
         queue = cls()
-        queue._core, queue._segment, queue._policy = core, segment, policy
+        queue._bells, queue._selected, queue._policy, queue._spin = {}, set(), policy, spin
+        queue._core, queue._segment = core, segment
         queue._bind(int(ffi.cast("uintptr_t", core)), core)
+        lib.cl_queue_set_spin(core, ns)
         if not segment.readonly:
             try:
                 queue.register()
@@ -224,7 +267,30 @@ class Queue(Shared, _Calls):
         out = self._report()
         counts: dict[str, Any] = {name: int(getattr(out, name, 0)) for name in QueueStats.__slots__}
         counts.update(members=int(out.joined), shut=bool(out.shut), last_dead=int(out.last_dead) or None)
+        counts["mean_put_wait"] = int(out.put_waited_ns) / max(1, int(out.put_waits)) / 1e9
+        counts["mean_get_wait"] = int(out.get_waited_ns) / max(1, int(out.get_waits)) / 1e9
+        counts["wakes"] = int(out.put_wakes) + int(out.get_wakes)
         return QueueStats(**counts)
+
+    def fileno(self, side: str = "consumer") -> int:
+        """A descriptor for selectors and event loops: of the "consumer" side, for records, or the "producer" side, for
+        room.
+
+        It is readable at first, and from when `get_nowait` (or `put_nowait`) has raised QueueEmpty (QueueFull) until
+        there may be a record (or room): so go on until one raises. It does not tell of a death, nor of what a process
+        of another user does: look every 100 ms or so. A handle is either for a selector or for tasks (`aget`).
+        """
+        if side not in _SIDES:
+            raise ValueError(f"side must be 'producer' or 'consumer', not {side!r}")
+        fd = self._poll_fd(_SIDES[side])
+        self._selected.add(_SIDES[side])
+        return fd
+
+    def _poll_fd(self, bell: int, /) -> int:
+        fd = self._bell(bell)
+        if fd < 0:
+            raise self._failed(fd)
+        return fd
 
     @property
     def blocked_by(self) -> int | None:
@@ -246,7 +312,7 @@ class Queue(Shared, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._policy)
+        return _attached, (type(self), self.handle, self._policy, self._spin)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -265,20 +331,62 @@ class Queue(Shared, _Calls):
 
     # ---- waiting ----
 
-    def _waits(self, what: int, deadline: int) -> Iterator[None]:
-        """Between two tries; ends when the time is over.
+    def _deadline_of(self, timeout: Any) -> int:
+        return _NEVER if timeout is False else self._deadline(timeout)
 
-        A try after each announcement: what was published before it is found by the try, what comes after it ends the
-        sleep (csrc/wake.h). Who dies wakes nobody: the try after a short sleep asks whether the one in the way lives.
-        """
-        while True:
-            announced = lib.cl_queue_announce(self._core, what)
-            yield
-            left = _SLEEP if deadline < 0 else (deadline - time.monotonic_ns()) / 1e9
-            if left <= 0:
-                return
-            span = min(left, _SLEEP if self.blocked_by is None else _SHORT_SLEEP)
-            lib.cl_queue_sleep(self._core, what, announced, int(span * 1e9))
+    def _until(self, attempt: Callable[[], T | None], what: int, deadline: int) -> T | None:
+        """Try until it succeeds: what `attempt` returns; None: the time is over."""
+        found = attempt()
+        if found is not None or deadline == _NEVER:
+            return found if found is not None else self._told(attempt, what)
+        began = time.monotonic_ns()
+        try:
+            while True:
+                in_time = self._wait(what, deadline)
+                found = attempt()
+                if found is not None or not in_time:
+                    return found
+        finally:
+            lib.cl_queue_note_wait(self._core, what, time.monotonic_ns() - began)
+
+    def _wait(self, what: int, deadline: int) -> bool:
+        """Until trying again may be of use. False: the time is over."""
+        while (rc := lib.cl_queue_wait(self._core, what, deadline)) == _SIGNAL:
+            continue  # a signal, whose handler has run; or a look whether one came unseen
+        if rc < 0 and rc != _TIMEOUT:
+            raise self._failed(rc)
+        return bool(rc != _TIMEOUT)
+
+    def _told(self, attempt: Callable[[], T | None], what: int) -> T | None:
+        """In vain: from now on a selector is told. What came before that is found by one more try."""
+        if what not in self._selected:
+            return None
+        self._heard(what)
+        self._arm_or_raise(what)
+        return attempt()
+
+    def _arm_or_raise(self, what: int) -> None:
+        rc = self._arm(what)
+        if rc < 0:
+            raise self._failed(rc)
+
+    async def _until_async(self, attempt: Callable[[], T | None], what: int, deadline: int) -> T | None:
+        began = 0
+
+        def tried() -> T | None:
+            nonlocal began
+            found = attempt()
+            if found is None and not began:
+                began = time.monotonic_ns()
+            return found
+
+        if deadline == _NEVER:
+            return attempt()
+        try:
+            return await until(tried, [(self._bell_of(what), lambda: self._arm_or_raise(what))], deadline)
+        finally:
+            if began:
+                lib.cl_queue_note_wait(self._core, what, time.monotonic_ns() - began)
 
     def _held_up(self) -> str:
         pid = self.blocked_by
@@ -311,8 +419,7 @@ class Queue(Shared, _Calls):
     # ---- putting ----
 
     def _put_later(self, rc: int, data: Any, timeout: Any) -> None:
-        deadline = self._deadline(timeout)
-        self._put_all([data], deadline, rc)
+        self._put(self._sending([data]), timeout)
 
     def put_many(self, records: Iterable[Any], timeout: float | None = None) -> None:
         """Put all of them, in order; those of others may come between.
@@ -324,38 +431,53 @@ class Queue(Shared, _Calls):
         Raises:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
-        self._put_all(list(records), self._deadline(timeout), 0)
+        self._put(self._sending(list(records)), timeout)
 
-    def _put_all(self, items: list[Any], deadline: int, rc: int) -> None:
-        """All of `items`, or what is left of them after the policy. `rc`: what the first one has met already, or 0."""
-        done, waits = 0, None
-        while True:
-            rc = rc or self._put_some(items, done) if done < len(items) else 0
-            if rc > 0:
-                done, rc, waits = done + rc, 0, None
-                continue
-            if done == len(items):
-                return
-            if rc != _AGAIN:
-                raise self._failed(rc, memoryview(items[done]).nbytes)
-            rc = 0
-            if self._policy.startswith("drop"):
-                done += self._drop(items[done])
-                continue
-            waits = waits or self._waits(_FOR_ROOM, 0 if self._policy == "fail" else deadline)
-            if next(waits, self) is self:
-                lib.cl_queue_note(self._core, lib.CL_QUEUE_FULL, 1)
-                raise QueueFull(f"{self!r} had no room in time{self._held_up()}", done)
+    def records_in(self, array: np.ndarray[Any, Any], timeout: float | None = None) -> None:
+        """Put each element along the first axis of a numpy array as a record.
 
-    def _drop(self, item: Any) -> int:
+        Args:
+            array: of any dtype without Python objects, structured ones too. What is not contiguous is copied first.
+            timeout: seconds for all of them.
+
+        Raises:
+            QueueFull: the time is over; its `done` is how many were put. As `put`.
+        """
+        flat = rows_of(array)
+        if len(flat):
+            size = flat.shape[1]
+            self._put(_Sending(self, lambda done: self._put_records(flat, size, done), flat), timeout)
+
+    def _sending(self, items: list[Any]) -> _Sending:
+        return _Sending(self, lambda done: self._put_some(items, done), items)
+
+    def _put(self, sending: _Sending, timeout: Any) -> None:
+        deadline = self._put_deadline(timeout)
+        if self._until(sending.attempt, _FOR_ROOM, deadline) is None:
+            raise self._full(sending.done)
+
+    def _put_deadline(self, timeout: Any) -> int:
+        deadline = self._deadline_of(timeout)
+        return _NEVER if self._policy == "fail" else deadline
+
+    def _full(self, done: int = 0) -> QueueFull:
+        lib.cl_queue_note(self._core, lib.CL_QUEUE_FULL, 1)
+        return QueueFull(f"{self!r} had no room in time{self._held_up()}", done)
+
+    def _empty(self) -> QueueEmpty:
+        lib.cl_queue_note(self._core, lib.CL_QUEUE_EMPTY, 1)
+        return QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
+
+    def _drop(self, item: Any, patience: float) -> int:
         """Put it, or drop it. 1: done with. 0: a place was made, perhaps."""
         if self._policy == "drop-old" and self.blocked_by is None:
             found = self._get_some(1)
             if not isinstance(found, int):
                 lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_OLD, len(found))
                 return 0
-        elif self._policy == "drop-old":  # dropping others would not help
-            for _ in self._waits(_FOR_ROOM, self._deadline(_DROP_PATIENCE)):
+        elif self._policy == "drop-old" and patience:  # dropping others would not help
+            deadline = self._deadline(patience)
+            while self._wait(_FOR_ROOM, deadline):
                 if self._put_some([item], 0) == 1:
                     return 1
         lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_NEW, 1)
@@ -373,22 +495,21 @@ class Queue(Shared, _Calls):
             timeout: seconds to wait for room, whatever the policy.
         """
         made = Reserved(self)
-        self._claim(self._reserve, made, timeout, lib.CL_QUEUE_FULL)
+        if self._claim(self._reserve, made, timeout, _FOR_ROOM) is None:
+            raise self._full()
         made.view = self._map(made._claim)
         return made
 
-    def _claim(self, call: Callable[[int], int], made: _Claimed, timeout: float | None, note: int) -> None:
+    def _claim(self, call: Callable[[int], int], made: Claimed, timeout: float | None, what: int) -> bool | None:
         self._check_open()
-        what = _FOR_ROOM if note == lib.CL_QUEUE_FULL else _FOR_RECORD
-        waits = self._waits(what, self._deadline(timeout))
-        while (rc := call(made._address)) < 0:
-            if rc != _AGAIN:
+
+        def attempt() -> bool | None:
+            rc = call(made._address)
+            if rc < 0 and rc != _AGAIN:
                 raise self._failed(rc)
-            if next(waits, self) is self:
-                lib.cl_queue_note(self._core, note, 1)
-                if note == lib.CL_QUEUE_FULL:
-                    raise QueueFull(f"{self!r} had no room in time{self._held_up()}")
-                raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
+            return None if rc < 0 else True
+
+        return self._until(attempt, what, self._deadline(timeout))
 
     def _map(self, claim: Any, readonly: bool = False) -> memoryview:
         return memoryview(fast.Kept(self._core, int(ffi.cast("uintptr_t", claim.data)), claim.size, readonly))
@@ -396,7 +517,7 @@ class Queue(Shared, _Calls):
     # ---- getting ----
 
     def _get_later(self, rc: int, timeout: Any, unused: object) -> bytes:
-        return self._get_all(1, self._deadline(timeout), rc)[0]
+        return self._get_all(1, self._deadline_of(timeout))[0]
 
     def get_many(self, most: int, timeout: float | None = None) -> list[bytes]:
         """Wait for a record, and get all there are by then.
@@ -411,22 +532,57 @@ class Queue(Shared, _Calls):
         Raises:
             As `get`.
         """
-        return self._get_all(integer(1, sys.maxsize)("most", most), self._deadline(timeout), 0)
+        return self._get_all(integer(1, sys.maxsize)("most", most), self._deadline(timeout))
 
-    def _get_all(self, most: int, deadline: int, rc: int) -> list[bytes]:
-        waits = self._waits(_FOR_RECORD, deadline)
-        while True:
-            if not rc:
-                found = self._get_some(most)
-                if not isinstance(found, int):
-                    return found
-                rc = found
-            if rc != _AGAIN:
-                raise self._failed(rc)
-            rc = 0
-            if next(waits, self) is self:
-                lib.cl_queue_note(self._core, lib.CL_QUEUE_EMPTY, 1)
-                raise QueueEmpty(f"{self!r} had no record in time{self._held_up()}")
+    def _get_all(self, most: int, deadline: int) -> list[bytes]:
+        found = self._until(lambda: self._got(self._get_some(most)), _FOR_RECORD, deadline)
+        if found is None:
+            raise self._empty()
+        return found
+
+    def _got(self, found: T | int) -> T | None:
+        """What an attempt returns for what C did."""
+        if not isinstance(found, int):
+            return found
+        if found != _AGAIN:
+            raise self._failed(found)
+        return None
+
+    def records_out(self, dtype: DTypeLike, most: int, timeout: float | None = None) -> np.ndarray[Any, Any]:
+        """Wait for a record, and get all of that size there are by then, as an array.
+
+        Args:
+            dtype: of one record; without Python objects.
+            most: of them, at least 1; so much memory is allocated.
+            timeout: seconds to wait for the first.
+
+        Returns:
+            An array of its own of at least one element; it ends before a record of another size.
+
+        Raises:
+            ValueError: the first record has another size: whoever gets next has it. As `get`.
+        """
+        made = room_for(dtype, most)
+        flat, size = made.view("u1"), made.itemsize
+
+        def attempt() -> int | None:
+            done = 0
+            while done < len(made):
+                try:
+                    rc = self._get_records(flat, size, done)
+                except ValueError:  # of another size
+                    if done:
+                        break
+                    raise
+                if rc < 0:
+                    return done or self._got(rc)
+                done += rc
+            return done
+
+        found = self._until(attempt, _FOR_RECORD, self._deadline(timeout))
+        if found is None:
+            raise self._empty()
+        return made[:found]
 
     def peek(self, timeout: float | None = None) -> Peeked:
         """The next record where it lies: ours until we are done with it, or die.
@@ -437,7 +593,8 @@ class Queue(Shared, _Calls):
         With at-least-once delivery this is how work survives whoever does it.
         """
         made = Peeked(self)
-        self._claim(self._peek, made, timeout, lib.CL_QUEUE_EMPTY)
+        if self._claim(self._peek, made, timeout, _FOR_RECORD) is None:
+            raise self._empty()
         made.view = self._map(made._claim, readonly=True)
         return made
 
@@ -446,6 +603,32 @@ class Queue(Shared, _Calls):
         while True:
             try:
                 found = self.get()
+            except Closed:
+                return
+            yield found
+
+    # ---- under an event loop ----
+
+    async def aput(self, data: Any, timeout: float | None = None) -> None:
+        """`put`, for an event loop: no thread, no polling while nothing happens."""
+        sending = self._sending([data])
+        sending.patience = 0.0
+        if await self._until_async(sending.attempt, _FOR_ROOM, self._put_deadline(timeout)) is None:
+            raise self._full()
+
+    async def aget(self, timeout: float | None = None) -> bytes:
+        """`get`, for an event loop: no thread, no polling while nothing happens."""
+        deadline = self._deadline(timeout)
+        found = await self._until_async(lambda: self._got(self._get_some(1)), _FOR_RECORD, deadline)
+        if found is None:
+            raise self._empty()
+        return found[0]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Its records, until it is shut and empty."""
+        while True:
+            try:
+                found = await self.aget()
             except Closed:
                 return
             yield found
@@ -460,94 +643,32 @@ class Queue(Shared, _Calls):
             raise self._failed(rc)
 
 
-class _Claimed:
-    """A slot that the program has until it is done.
+class _Sending:
+    """Records on their way into a queue.
 
-    It is there before the slot is claimed, and forgotten after it was given on: a signal's exception in between must
-    not leave a slot that a live process holds, for ever, and that nobody knows of.
+    `put` puts some from the done-th on, and says how many, or the core's answer; `items` are what it puts.
     """
 
-    __slots__ = ("_address", "_claim", "_queue", "view")
+    __slots__ = ("_items", "_put", "_queue", "done", "patience")
 
-    def __init__(self, queue: Queue) -> None:
-        self.view = memoryview(b"")
-        self._claim = ffi.new("cl_queue_claim *")
-        self._address = int(ffi.cast("uintptr_t", self._claim))
-        self._queue: Queue | None = queue
+    def __init__(self, queue: Queue, put: Callable[[int], int], items: Any) -> None:
+        self._queue, self._put, self._items = queue, put, items
+        self.done = 0
+        self.patience = _DROP_PATIENCE
 
-    def _end(self, call: Callable[..., int], *args: int) -> None:
-        if self._queue is None:
-            raise ValueError("this record is done with")
-        queue = self._queue
-        with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the queue's again
-            self.view.release()
-        rc = call(queue, self._address, *args)  # which uses the claim up
-        self._queue = None
-        if rc == -errno.EINVAL:
-            raise ValueError("this record is done with: its queue was closed and registered again meanwhile")
-        if rc < 0:
-            raise queue._failed(rc)
-
-    def __enter__(self) -> memoryview:
-        return self.view
-
-    def _drop(self, call: Callable[..., int]) -> None:
-        # Its process may have been forked, its queue closed: then there is nothing to be given back.
-        with contextlib.suppress(ShmError, ValueError):
-            self._end(call)
-
-
-class Reserved(_Claimed):
-    """A slot to be filled. `view` is its memory."""
-
-    __slots__ = ()
-
-    def commit(self, size: int | None = None) -> None:
-        """It is a record: all of it, or its first `size` bytes."""
-        if self._queue is None:
-            raise ValueError("this record is done with")
-        most = int(self._claim.size)
-        self._end(Queue._commit, most if size is None else integer(0, most)("size", size))
-
-    def cancel(self) -> None:
-        """It is no record."""
-        self._end(Queue._cancel)
-
-    def __exit__(self, kind: object, *unused: object) -> None:
-        if self._queue is not None:
-            if kind is None:
-                self.commit()
+    def attempt(self) -> bool | None:
+        """All of them, or what is left of them after the policy: True. None: it is full."""
+        while self.done < len(self._items):
+            rc = self._put(self.done)
+            if rc > 0:
+                self.done += rc
+            elif rc != _AGAIN:
+                raise self._queue._failed(rc, memoryview(self._items[self.done]).nbytes)
+            elif self._queue._policy.startswith("drop"):
+                self.done += self._queue._drop(self._items[self.done], self.patience)
             else:
-                self._drop(Queue._cancel)
-
-    def __del__(self) -> None:
-        if self._queue is not None:
-            self._drop(Queue._cancel)
-
-
-class Peeked(_Claimed):
-    """A record. `view` is its memory, read-only."""
-
-    __slots__ = ()
-
-    def release(self) -> None:
-        """It is dealt with."""
-        self._end(Queue._release)
-
-    def give_back(self) -> None:
-        """It is for somebody else; with at-most-once delivery, for nobody."""
-        self._end(Queue._give_back)
-
-    def __exit__(self, kind: object, *unused: object) -> None:
-        if self._queue is not None:
-            if kind is None:
-                self.release()
-            else:
-                self._drop(Queue._give_back)
-
-    def __del__(self) -> None:
-        if self._queue is not None:
-            self._drop(Queue._give_back)
+                return None
+        return True
 
 
 def _check_policy(policy: Any) -> None:
@@ -555,5 +676,5 @@ def _check_policy(policy: Any) -> None:
         raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
 
 
-def _attached(cls: type[Queue], handle: Handle, policy: str) -> Queue:
-    return cls.attach(handle, policy=policy)
+def _attached(cls: type[Queue], handle: Handle, policy: str, spin: float | None) -> Queue:
+    return cls.attach(handle, policy=policy, spin=spin)

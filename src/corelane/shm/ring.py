@@ -19,8 +19,9 @@ from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
 from corelane.shm.looping import Bell, Bells, until
+from corelane.shm.records import room_for, rows_of
 from corelane.shm.segment import _HUGE, Handle, Segment
-from corelane.shm.shared import Shared, open_core
+from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
 
 TYPE_CHECKING = False
@@ -95,7 +96,7 @@ class RingStats:
     consumer: SideStats
 
 
-class Ring(Bells, Shared, _Calls):
+class Ring(Bells, _Calls):
     """A ring, made by `create` or `attach`. One handle puts, one gets, in whatever processes; the first `put` and the
     first `get` of a handle take that side, and another handle that tries meanwhile is refused (SideTaken).
 
@@ -373,19 +374,10 @@ class Ring(Bells, Shared, _Calls):
         Raises:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
-        import numpy as np
-
-        if array.dtype.hasobject:
-            raise TypeError(f"an array of {array.dtype} cannot be put: Python objects are pointers into one process")
-        if array.ndim < 1:
-            raise ValueError("array must have at least one axis: its elements are the records")
-        deadline = self._deadline(timeout)
-        if not array.size:
-            return
-        size = array.nbytes // len(array)
-        flat = np.ascontiguousarray(array).reshape(-1).view("u1")
+        flat, deadline = rows_of(array), self._deadline(timeout)
+        size = flat.shape[1]
         done = 0
-        while done < len(array):
+        while done < len(flat):
             rc = self._put_records(flat, size, done)
             if rc < 0:
                 self._settle(rc, _PRODUCER, size, deadline, done)
@@ -468,17 +460,9 @@ class Ring(Bells, Shared, _Calls):
         Raises:
             ValueError: the first record has another size: it stays where it is. As `get`.
         """
-        import numpy as np
-
-        kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"records of {kind} cannot be got: Python objects are pointers into one process's memory")
-        if kind.itemsize < 1:
-            raise ValueError(f"dtype must have a size, as {kind} has not")
-        deadline = self._deadline(timeout)
-        made = np.empty(integer(1, sys.maxsize)("most", most), kind)
+        made, deadline = room_for(dtype, most), self._deadline(timeout)
         flat = made.view("u1")
-        while (rc := self._get_records(flat, kind.itemsize)) < 0:
+        while (rc := self._get_records(flat, made.itemsize)) < 0:
             self._settle(rc, _CONSUMER, 0, deadline)
         return made[:rc]
 
