@@ -271,9 +271,15 @@ int64_t cl_queue_cancel(cl_queue *queue, cl_queue_claim *claim)
 
 /* ---- getting --------------------------------------------------------------------------------------------------------- */
 
-static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word)
+enum { ANY_SIZE = -1 };
+
+/* 1: claimed; 0: another one was faster. -EMSGSIZE: it has another size than `only`: that was read while the word was the one
+ * that is claimed, or the claim fails. */
+static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word, int64_t only)
 {
     cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, queue->members.me);
+    if (__builtin_expect(only != ANY_SIZE, 0) && cl__load_relaxed(&slot->size) != only) /* partner: the store in commit() */
+        return -EMSGSIZE;
     CL_FAULT(109);
     if (!cl__swap_if(&slot->word, word, claimed)) /* partner: publish(), of the producer; other claims */
         return 0;
@@ -282,7 +288,7 @@ static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word
 }
 
 /* Records whose consumer died lie behind the head. They are looked for when `repairs` says so, by those who would wait. */
-static int64_t claim_orphan(cl_queue *queue, cl__slot **out, cl__word *claimed)
+static int64_t claim_orphan(cl_queue *queue, cl__slot **out, cl__word *claimed, int64_t only)
 {
     CL_FAULT(110);
     uint32_t repairs = cl__load_acquire(&queue->shared->repairs); /* partner: the release after ORPHANs were made */
@@ -291,21 +297,22 @@ static int64_t claim_orphan(cl_queue *queue, cl__slot **out, cl__word *claimed)
     for (uint64_t i = 0; i <= queue->mask; i++) {
         *out = cl__slot_at(queue, i);
         *claimed = cl__load_acquire(&(*out)->word); /* partner: the CAS that made it an ORPHAN */
-        if (cl__state_of(*claimed) == CL__ORPHAN && claim_slot(queue, *out, claimed))
-            return 1;
+        int64_t rc = cl__state_of(*claimed) == CL__ORPHAN ? claim_slot(queue, *out, claimed, only) : 0;
+        if (rc != 0)
+            return rc;
     }
     cl__store_relaxed(&queue->seen_repairs, repairs); /* those that are made from now on make it another number */
     return 0;
 }
 
 /* There is nothing at the head, or somebody is in the way. 1: an orphan was claimed; 0: somebody was dead: look again. */
-static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot, cl__word *claimed)
+static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot, cl__word *claimed, int64_t only)
 {
     int held = cl__state_of(at_head) == CL__WRITING || cl__state_of(at_head) == CL__READING;
     uint32_t owner = held ? cl__owner_of(at_head) : 0;
-    int64_t rc = claim_orphan(queue, slot, claimed);
-    if (rc > 0)
-        return 1;
+    int64_t rc = claim_orphan(queue, slot, claimed, only);
+    if (rc != 0)
+        return rc;
     cl__store_relaxed(&queue->in_the_way, owner);
     rc = held ? cl__members_ask_one(&queue->members, owner) : 0;
     rc = rc ? rc : cl__members_ask_all(&queue->members);
@@ -313,7 +320,7 @@ static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot
 }
 
 /* 0: claimed; 1: look at the same slot again; 2: go on to the next; else -errno. */
-static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *word)
+static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *word, int64_t only)
 {
     cl__queue_memory *shared = queue->shared;
     int64_t distance = cl__ahead(queue, *word, at->position), rc;
@@ -323,8 +330,9 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
     if (distance > 0 || (distance == 0 && state == CL__READING)) /* if its owner is dead: that shows when we would wait */
         return 2;
     if (distance == 0 && (state == CL__FULL || state == CL__ORPHAN)) {
-        if (!claim_slot(queue, *slot, word))
-            return 1;
+        rc = claim_slot(queue, *slot, word, only);
+        if (rc <= 0)
+            return rc < 0 ? rc : 1;
         CL_FAULT(111);
         cl__store_release(&shared->head, at->position + 1); /* partner: the acquire in walk_from */
         return 0;
@@ -336,7 +344,7 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
         return 1;
     }
     int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->members.me;
-    rc = look_elsewhere(queue, *word, slot, word);
+    rc = look_elsewhere(queue, *word, slot, word, only);
     if (rc == 1)
         return 0; /* the head stays where it is: that one was behind it */
     return rc == 0 ? 1 : rc == -EAGAIN && is_end ? -ENODATA : rc;
@@ -355,7 +363,7 @@ int cl__queue_is_with_another(cl_queue *queue)
     return 0;
 }
 
-static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
+static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word, int64_t only)
 {
     cl__queue_memory *shared = queue->shared;
     int64_t rc = cl__members_is_joined(&queue->members);
@@ -368,7 +376,7 @@ static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
         *slot = cl__slot_at(queue, at.position);
         CL_FAULT(114);
         *word = cl__load(&(*slot)->word); /* partner: publish(), of the producer; and the claims: see reserve() */
-        rc = try_slot(queue, &at, slot, word);
+        rc = try_slot(queue, &at, slot, word, only);
         if (rc == 0)
             return 0;
         if (rc == 2)
@@ -380,7 +388,7 @@ static int64_t claim_to_read(cl_queue *queue, cl__slot **slot, cl__word *word)
 
 static inline int64_t peek(cl_queue *queue, cl__slot **slot, cl__word *claimed, int64_t *size)
 {
-    int64_t rc = claim_to_read(queue, slot, claimed);
+    int64_t rc = claim_to_read(queue, slot, claimed, ANY_SIZE);
     if (__builtin_expect(rc < 0, 0))
         return rc;
     *size = cl__load_relaxed(&(*slot)->size); /* once; partner: the store in commit() */
@@ -447,20 +455,9 @@ int64_t cl_queue_release(cl_queue *queue, cl_queue_claim *claim)
     return rc;
 }
 
-/* A record that we have is for somebody else, or for us once more: it comes before all others. */
-static void put_back(cl_queue *queue, cl__slot *slot, cl__word claimed)
-{
-    cl__queue_memory *shared = queue->shared;
-    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__ORPHAN, 0), &shared->not_empty);
-    /* If we die here nobody knows of it; but then we are recovered, and that says so. */
-    CL_FAULT(115);
-    cl__add(&shared->repairs, 1); /* partner: the loads in claim_orphan and queue_wait.c */
-    /* Once more: who waits looks at the ORPHAN by that number. The first time it may have looked between the two. */
-    cl__queue_published(queue, &shared->not_empty);
-}
-
 int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
 {
+    cl__queue_memory *shared = queue->shared;
     cl__slot *slot;
     cl__word claimed;
     int64_t rc = end_claim(queue, claim, CL__READING, &slot, &claimed);
@@ -468,11 +465,16 @@ int64_t cl_queue_give_back(cl_queue *queue, cl_queue_claim *claim)
         return rc;
     if (queue->plan.flags & CL_QUEUE_AT_MOST_ONCE) {
         release(queue, slot, claimed);
-        cl__add_relaxed(&queue->shared->lost, 1);
+        cl__add_relaxed(&shared->lost, 1);
         return 0;
     }
-    cl__add_relaxed(&queue->shared->redelivered, 1);
-    put_back(queue, slot, claimed);
+    cl__add_relaxed(&shared->redelivered, 1);
+    publish(queue, slot, cl__word_of(cl__lap_of(claimed), CL__ORPHAN, 0), &shared->not_empty);
+    /* If we die here nobody knows of it; but then we are recovered, and that says so. */
+    CL_FAULT(115);
+    cl__add(&shared->repairs, 1); /* partner: the loads in claim_orphan and queue_wait.c */
+    /* Once more: who waits looks for ORPHANs by that number, and may have looked between the two. */
+    cl__queue_published(queue, &shared->not_empty);
     return 0;
 }
 
@@ -482,6 +484,8 @@ int64_t cl_queue_put_records(cl_queue *queue, const void *data, int64_t size, in
 {
     const uint8_t *from = data;
     int64_t rc = 0, done = 0;
+    if (count < 0)
+        return -EINVAL;
     while (done < count && (rc = cl_queue_try_put(queue, from + done * size, size)) == 0)
         done++;
     return done ? done : rc;
@@ -490,20 +494,20 @@ int64_t cl_queue_put_records(cl_queue *queue, const void *data, int64_t size, in
 int64_t cl_queue_get_records(cl_queue *queue, void *room, int64_t size, int64_t most, int64_t *needs)
 {
     uint8_t *to = room;
+    if (size < 0 || size > queue->plan.slot_size || most < 0)
+        return -EINVAL;
     for (int64_t done = 0; done < most; done++) {
         cl__slot *slot;
         cl__word claimed;
-        int64_t rc = peek(queue, &slot, &claimed, needs);
-        if (rc == 0 && *needs != size) {
-            put_back(queue, slot, claimed);
-            rc = -EMSGSIZE;
-        }
+        int64_t rc = claim_to_read(queue, &slot, &claimed, size);
+        if (rc == -EMSGSIZE)
+            *needs = cl__load_relaxed(&slot->size); /* to be told to people: another one may have got it by now */
         if (rc < 0)
             return done ? done : rc;
         memcpy(to + done * size, slot->data, (size_t)size);
         release(queue, slot, claimed);
     }
-    return most < 0 ? -EINVAL : most;
+    return most;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------- */

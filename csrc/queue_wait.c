@@ -63,9 +63,10 @@ static int64_t look_for_record(wanted *want)
         if (state <= CL__ORPHAN && (distance > 0 || (distance == 0 && state == CL__READING)))
             continue;
         note_holder(want, word);
-        if (distance == 0 && state == CL__EMPTY)
-            return is_shut && is_over(want);
-        return distance < 0 ? !cl__may_be_behind(word) : state != CL__WRITING;
+        if (state > CL__ORPHAN || (distance < 0 && !cl__may_be_behind(word)))
+            return MAY_BE_THERE;
+        int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(word) == queue->members.me;
+        return is_end ? is_shut && is_over(want) : distance == 0 && state != CL__WRITING;
     }
     return MAY_BE_THERE;
 }

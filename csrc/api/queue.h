@@ -103,9 +103,9 @@ int64_t cl_queue_get_many(cl_queue *queue, void *room, int64_t size, int64_t *si
  * Blocks: no. Threads: any. */
 int64_t cl_queue_put_records(cl_queue *queue, const void *data, int64_t size, int64_t count);
 
-/* Get up to `most` records of exactly `size` bytes, one behind the other. It stops before one of another size, which is
- * got before all others by whoever gets next. How many, at least one; else as try_get. -EMSGSIZE: the first one has another
- * size, *needs.
+/* Get up to `most` records of exactly `size` bytes, one behind the other. It stops before one of another size, which stays
+ * where it is. How many, at least one; else as try_get. -EMSGSIZE: the next one has another size, *needs. -EINVAL: `size` is
+ * larger than a slot.
  * Blocks: no. Threads: any. */
 int64_t cl_queue_get_records(cl_queue *queue, void *room, int64_t size, int64_t most, int64_t *needs);
 

@@ -579,6 +579,10 @@ static void use_it(handle *one)
             memcpy(room, claim.data, (size_t)claim.size);
             CHECK_IS(i % 2 ? cl_queue_release(one->queue, &claim) : cl_queue_give_back(one->queue, &claim), 0);
         }
+        for (int32_t what = 0; what < 2; what++) {
+            rc = cl_queue_wait(one->queue, what, 0);
+            CHECK(rc == 1 || rc == -ETIMEDOUT);
+        }
     }
     look(one);
     cl_queue_blocked_by(one->queue);

@@ -564,6 +564,8 @@ class Queue(Bells, _Calls):
         """
         made = room_for(dtype, most)
         flat, size = made.view("u1"), made.itemsize
+        if size > self.slot_size:
+            raise ValueError(f"no record of {self!r} has {size} bytes, as those of {made.dtype}")
 
         def attempt() -> int | None:
             done = 0
