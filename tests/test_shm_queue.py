@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import corelane as cl
 from corelane import shm
-from corelane._ffi import PLATFORM, lib
+from corelane._ffi import PLATFORM
 from corelane.shm import around
 
 pytestmark = needs_linux
