@@ -74,6 +74,7 @@ COMMON = [
     "csrc/wake.c",
     "csrc/bell.c",
     "csrc/ring.c",
+    "csrc/ring_wait.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

@@ -19,69 +19,14 @@
  *
  * Death: a commit is one exchange of tail. Whoever is killed before it has put nothing, after it everything; the same holds
  * for release and head. A successor begins with the indexes as they are. */
-#include "atomic.h"
-#include "internal.h"
-#include "wake.h"
+#include "ring.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LINE = 128, CONTROL = 4096 };
 #define LARGEST (1LL << 40)
-
-typedef struct door {
-    _Alignas(LINE) _Atomic uint32_t word; /* CL__*: OPEN, CLOSED of the side that waits here */
-    _Atomic int64_t wake_at;              /* the producer's: wake it when head is there; see say_when */
-    _Atomic int64_t pid;
-    cl__bell_place bell;
-} door;
-
-typedef struct tally {
-    _Alignas(LINE) _Atomic uint64_t records;
-    _Atomic uint64_t bytes, waits, wakes, most;
-} tally;
-
-typedef struct control {
-    _Alignas(LINE) _Atomic uint64_t tail;
-    _Alignas(LINE) _Atomic uint64_t head;
-    door doors[CL_RING_SIDES];
-    tally tallies[CL_RING_SIDES];
-} control;
-
-_Static_assert(sizeof(control) <= CONTROL, "the words of both sides are in one page");
-
-/* What a handle knows as one of the sides. Only whoever is that side touches it, but for `generation` and `index`. */
-typedef struct side {
-    _Alignas(LINE) _Atomic uint32_t generation; /* the segment's, when it was taken; 0: not taken, or no use any more */
-    _Atomic uint64_t index;  /* our own, as it is published */
-    uint64_t cursor;         /* how far we are beyond it: what was added, or looked at */
-    uint64_t other;          /* the last we have seen of the other's */
-    uint64_t count, bytes;   /* of records from index to cursor */
-    uint64_t reserved;       /* bytes of record at the cursor, and 1; 0: none */
-    uint64_t records_all, bytes_all, most; /* the tally */
-    int64_t died;
-    _Atomic int was_taken;
-    cl__waiter waiter;
-    cl__bell bell;
-    cl__ringer ringer; /* for the other side's bell */
-} side;
-
-struct cl_ring {
-    side sides[CL_RING_SIDES];
-    cl_segment *segment;
-    const uint32_t *generation;
-    control *shared;
-    uint8_t *records;
-    uint64_t capacity, mask;
-    void *mapping;
-    size_t mapped;
-    int read_only;
-    _Atomic int is_closed; /* for good: no thread of ours may take a side any more */
-    int fault;
-    uint64_t found, expected;
-};
 
 /* ---- shape ---------------------------------------------------------------------------------------------------------- */
 
@@ -95,7 +40,7 @@ int64_t cl_ring_describe(int64_t least, int32_t page_shift, cl_ring_about *out)
     int64_t capacity = page;
     while (capacity < least)
         capacity *= 2;
-    int64_t records = (CL_SEGMENT_HEADER + CONTROL + page - 1) / page * page;
+    int64_t records = (CL_SEGMENT_HEADER + CL__RING_CONTROL + page - 1) / page * page;
     *out = (cl_ring_about){.capacity = capacity,
                            .control = 0,
                            .records = records,
@@ -115,10 +60,10 @@ static int64_t check_about(const cl_segment_report *segment, cl_ring_about *abou
     if (segment->data_offset < CL_SEGMENT_ABOUT + (int64_t)sizeof *about)
         return -EBADMSG;
     memcpy(about, segment->data - segment->data_offset + CL_SEGMENT_ABOUT, sizeof *about);
-    int64_t first = segment->data_offset + CONTROL;
-    if (segment->data_offset % LINE || !is_power_of_two(about->capacity) || !is_power_of_two(about->page) || about->page % sysconf(_SC_PAGESIZE) != 0 ||
+    int64_t first = segment->data_offset + CL__RING_CONTROL;
+    if (segment->data_offset % CL__RING_LINE || !is_power_of_two(about->capacity) || !is_power_of_two(about->page) || about->page % sysconf(_SC_PAGESIZE) != 0 ||
         about->capacity > LARGEST || about->capacity % about->page || about->control != 0 || about->records < first ||
-        about->records % about->page || segment->size < CONTROL ||
+        about->records % about->page || segment->size < CL__RING_CONTROL ||
         about->records > segment->data_offset + segment->size - about->capacity)
         return -EBADMSG;
     return 0;
@@ -153,12 +98,12 @@ int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
     int64_t rc = check_about(&report, &about);
     if (rc < 0)
         return rc;
-    if (posix_memalign(&memory, LINE, sizeof(cl_ring)))
+    if (posix_memalign(&memory, CL__RING_LINE, sizeof(cl_ring)))
         return -ENOMEM;
     cl_ring *ring = memset(memory, 0, sizeof *ring);
     ring->segment = segment;
     ring->generation = cl__segment_generation(segment);
-    ring->shared = (control *)(report.data + about.control);
+    ring->shared = (cl__control *)(report.data + about.control);
     ring->capacity = (uint64_t)about.capacity;
     ring->mask = ring->capacity - 1;
     ring->read_only = report.read_only;
@@ -201,14 +146,9 @@ __attribute__((cold, noinline)) static int64_t poison(cl_ring *ring, int fault, 
     return -EBADMSG;
 }
 
-__attribute__((cold, noinline)) static int64_t why_not(const cl_ring *ring, const side *mine)
+__attribute__((cold)) int64_t cl__ring_why_not(const cl_ring *ring, const cl__side *mine)
 {
     return cl__load(&ring->is_closed) ? -EBADF : ring->fault ? -EBADMSG : mine->was_taken ? -ESTALE : -ENOTCONN;
-}
-
-static inline int is_ours(const cl_ring *ring, const side *mine)
-{
-    return cl__load_relaxed(&mine->generation) == *ring->generation; /* a local matter: the fork handler's child is alone */
 }
 
 /* Whether two indexes can be those of a ring. */
@@ -223,7 +163,7 @@ static inline int64_t check_distance(cl_ring *ring, uint64_t head, uint64_t tail
 
 static inline void count_most(cl_ring *ring, int which, uint64_t depth)
 {
-    side *mine = &ring->sides[which];
+    cl__side *mine = &ring->sides[which];
     if (depth > mine->most) {
         mine->most = depth;
         cl__store_relaxed(&ring->shared->tallies[which].most, depth);
@@ -232,8 +172,8 @@ static inline void count_most(cl_ring *ring, int which, uint64_t depth)
 
 static inline void count(cl_ring *ring, int which)
 {
-    side *mine = &ring->sides[which];
-    tally *told = &ring->shared->tallies[which];
+    cl__side *mine = &ring->sides[which];
+    cl__tally *told = &ring->shared->tallies[which];
     cl__store_relaxed(&told->records, mine->records_all += mine->count);
     cl__store_relaxed(&told->bytes, mine->bytes_all += mine->bytes);
     mine->count = mine->bytes = 0;
@@ -252,7 +192,7 @@ static void set_state(_Atomic uint32_t *word, uint32_t off, uint32_t on)
 /* Wake whoever asks at the door of `which`: we are the side opposite. */
 static uint32_t wake_side(cl_ring *ring, int which)
 {
-    door *door = &ring->shared->doors[which];
+    cl__door *door = &ring->shared->doors[which];
     cl__store_relaxed(&door->wake_at, INT64_MAX); /* partner: the CAS in say_when; ordered by cl__serve */
     uint32_t asked = cl__serve(&door->word);
     if (asked & CL__POLL)
@@ -260,19 +200,14 @@ static uint32_t wake_side(cl_ring *ring, int which)
     return asked;
 }
 
-static uint64_t own_index(const cl_ring *ring, int which)
-{
-    return which == CL_RING_PRODUCER ? cl__load_acquire(&ring->shared->tail) : cl__load_acquire(&ring->shared->head);
-}
-
 int64_t cl_ring_take(cl_ring *ring, int32_t which)
 {
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
-    side *mine = &ring->sides[which];
+    cl__side *mine = &ring->sides[which];
     if (ring->fault || cl__load(&ring->is_closed))
-        return why_not(ring, mine);
-    if (is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
+    if (cl__ring_is_ours(ring, mine))
         return 0;
     if (ring->read_only)
         return -EACCES;
@@ -282,8 +217,8 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
         return rc < 0 ? rc : -EBUSY;
     /* From here on we are alone on this side, but for a stranger's scribbling. The acquires: partners are the exchanges of
      * whoever had it before us; that it is gone we know from the kernel. */
-    door *door = &ring->shared->doors[which];
-    uint64_t head = own_index(ring, CL_RING_CONSUMER), tail = own_index(ring, CL_RING_PRODUCER);
+    cl__door *door = &ring->shared->doors[which];
+    uint64_t head = cl__ring_index(ring, CL_RING_CONSUMER), tail = cl__ring_index(ring, CL_RING_PRODUCER);
     rc = check_distance(ring, head, tail);
     if (rc < 0) {
         cl__segment_drop_part(ring->segment, which);
@@ -291,7 +226,7 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
     }
     cl__bell_close(&mine->bell); /* if we have it, it was our parent's */
     uint64_t index = which == CL_RING_PRODUCER ? tail : head;
-    tally *told = &ring->shared->tallies[which];
+    cl__tally *told = &ring->shared->tallies[which];
     cl__store_relaxed(&mine->index, index);
     mine->cursor = index;
     mine->other = which == CL_RING_PRODUCER ? head : tail;
@@ -327,8 +262,8 @@ int64_t cl_ring_leave(cl_ring *ring, int32_t which)
 {
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
-    side *mine = &ring->sides[which];
-    int ours = is_ours(ring, mine);
+    cl__side *mine = &ring->sides[which];
+    int ours = cl__ring_is_ours(ring, mine);
     cl__store_relaxed(&mine->generation, 0);
     if (!ours && !(ring->fault && mine->was_taken))
         return 0;
@@ -347,16 +282,11 @@ int64_t cl_ring_leave(cl_ring *ring, int32_t which)
 
 /* ---- producer --------------------------------------------------------------------------------------------------------- */
 
-static inline uint64_t room_of(uint64_t size)
-{
-    return CL_RING_HEADER + ((size + 7) & ~7ULL);
-}
-
 /* Whether so many bytes fit behind the cursor. */
-static inline int64_t make_room(cl_ring *ring, side *mine, uint64_t needed)
+static inline int64_t make_room(cl_ring *ring, cl__side *mine, uint64_t needed)
 {
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
     if (cl__load_relaxed(&ring->shared->doors[CL_RING_CONSUMER].word) & CL__CLOSED)
         return -EPIPE;
     if (mine->cursor + needed - mine->other <= ring->capacity)
@@ -372,21 +302,21 @@ static inline int64_t make_room(cl_ring *ring, side *mine, uint64_t needed)
     return mine->cursor + needed - head <= ring->capacity ? 0 : -EAGAIN;
 }
 
-static inline int64_t reserve(cl_ring *ring, side *mine, int64_t size, uint8_t **out)
+static inline int64_t reserve(cl_ring *ring, cl__side *mine, int64_t size, uint8_t **out)
 {
     if (size < 0 || (uint64_t)size > ring->capacity - CL_RING_HEADER)
         return -EMSGSIZE;
-    int64_t rc = make_room(ring, mine, room_of((uint64_t)size));
+    int64_t rc = make_room(ring, mine, cl__ring_room((uint64_t)size));
     if (rc < 0)
         return rc;
     *out = ring->records + (mine->cursor & ring->mask) + CL_RING_HEADER;
     return 0;
 }
 
-static inline void add(cl_ring *ring, side *mine, uint64_t size)
+static inline void add(cl_ring *ring, cl__side *mine, uint64_t size)
 {
     memcpy(ring->records + (mine->cursor & ring->mask), &size, sizeof size);
-    mine->cursor += room_of(size);
+    mine->cursor += cl__ring_room(size);
     mine->bytes += size;
     mine->count++;
     mine->reserved = 0;
@@ -395,12 +325,12 @@ static inline void add(cl_ring *ring, side *mine, uint64_t size)
 static inline void serve(cl_ring *ring, int which)
 {
     if (wake_side(ring, !which)) {
-        tally *told = &ring->shared->tallies[which];
+        cl__tally *told = &ring->shared->tallies[which];
         cl__store_relaxed(&told->wakes, cl__load_relaxed(&told->wakes) + 1);
     }
 }
 
-static inline int64_t commit_all(cl_ring *ring, side *mine)
+static inline int64_t commit_all(cl_ring *ring, cl__side *mine)
 {
     uint64_t tail = mine->cursor;
     int64_t done = (int64_t)mine->count;
@@ -416,7 +346,7 @@ static inline int64_t commit_all(cl_ring *ring, side *mine)
 
 int64_t cl_ring_reserve(cl_ring *ring, int64_t size, uint8_t **out)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
     int64_t rc = reserve(ring, mine, size, out);
     mine->reserved = rc < 0 ? 0 : (uint64_t)size + 1;
     return rc;
@@ -424,9 +354,9 @@ int64_t cl_ring_reserve(cl_ring *ring, int64_t size, uint8_t **out)
 
 int64_t cl_ring_add(cl_ring *ring, int64_t size)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
     if (size < 0 || (uint64_t)size >= mine->reserved)
         return -EINVAL;
     add(ring, mine, (uint64_t)size);
@@ -435,22 +365,22 @@ int64_t cl_ring_add(cl_ring *ring, int64_t size)
 
 int64_t cl_ring_commit(cl_ring *ring)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
     return mine->count ? commit_all(ring, mine) : 0;
 }
 
 void cl_ring_abandon(cl_ring *ring)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
     mine->cursor = cl__load_relaxed(&mine->index);
     mine->reserved = mine->count = mine->bytes = 0;
 }
 
 int64_t cl_ring_try_put(cl_ring *ring, const void *data, int64_t size)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
     uint8_t *out;
     int64_t rc = reserve(ring, mine, size, &out);
     if (rc < 0)
@@ -464,7 +394,7 @@ int64_t cl_ring_try_put(cl_ring *ring, const void *data, int64_t size)
 
 int64_t cl_ring_try_put_many(cl_ring *ring, const void *data, int64_t size, int64_t count)
 {
-    side *mine = &ring->sides[CL_RING_PRODUCER];
+    cl__side *mine = &ring->sides[CL_RING_PRODUCER];
     const uint8_t *from = data;
     uint8_t *out;
     int64_t rc = 0;
@@ -486,7 +416,7 @@ int64_t cl_ring_try_put_many(cl_ring *ring, const void *data, int64_t size, int6
 /* ---- consumer --------------------------------------------------------------------------------------------------------- */
 
 /* Nothing behind the cursor, as far as we knew. */
-static int64_t look_for_more(cl_ring *ring, side *mine)
+static int64_t look_for_more(cl_ring *ring, cl__side *mine)
 {
     int closed = 0;
     for (;;) {
@@ -509,10 +439,10 @@ static int64_t look_for_more(cl_ring *ring, side *mine)
     }
 }
 
-static inline int64_t peek(cl_ring *ring, side *mine, const uint8_t **data, int64_t *size)
+static inline int64_t peek(cl_ring *ring, cl__side *mine, const uint8_t **data, int64_t *size)
 {
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
     if (mine->other == mine->cursor) {
         int64_t rc = look_for_more(ring, mine);
         if (rc < 0)
@@ -529,18 +459,18 @@ static inline int64_t peek(cl_ring *ring, side *mine, const uint8_t **data, int6
     return 0;
 }
 
-static inline void pass(side *mine, int64_t size)
+static inline void pass(cl__side *mine, int64_t size)
 {
-    mine->cursor += room_of((uint64_t)size);
+    mine->cursor += cl__ring_room((uint64_t)size);
     mine->bytes += (uint64_t)size;
     mine->count++;
 }
 
-static inline int64_t release_all(cl_ring *ring, side *mine)
+static inline int64_t release_all(cl_ring *ring, cl__side *mine)
 {
     uint64_t head = mine->cursor;
     int64_t done = (int64_t)mine->count;
-    door *door = &ring->shared->doors[CL_RING_PRODUCER];
+    cl__door *door = &ring->shared->doors[CL_RING_PRODUCER];
     CL_FAULT(8);
     cl__exchange(&ring->shared->head, head); /* W1. Partners: the acquire in make_room, and W4 in is_there */
     cl__store_relaxed(&mine->index, head);
@@ -555,7 +485,7 @@ static inline int64_t release_all(cl_ring *ring, side *mine)
 
 int64_t cl_ring_peek(cl_ring *ring, const uint8_t **data, int64_t *size)
 {
-    side *mine = &ring->sides[CL_RING_CONSUMER];
+    cl__side *mine = &ring->sides[CL_RING_CONSUMER];
     int64_t rc = peek(ring, mine, data, size);
     if (rc == 0)
         pass(mine, *size);
@@ -564,22 +494,22 @@ int64_t cl_ring_peek(cl_ring *ring, const uint8_t **data, int64_t *size)
 
 int64_t cl_ring_release(cl_ring *ring)
 {
-    side *mine = &ring->sides[CL_RING_CONSUMER];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
+    cl__side *mine = &ring->sides[CL_RING_CONSUMER];
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine);
     return mine->count ? release_all(ring, mine) : 0;
 }
 
 void cl_ring_rewind(cl_ring *ring)
 {
-    side *mine = &ring->sides[CL_RING_CONSUMER];
+    cl__side *mine = &ring->sides[CL_RING_CONSUMER];
     mine->cursor = cl__load_relaxed(&mine->index);
     mine->count = mine->bytes = 0;
 }
 
 int64_t cl_ring_try_get(cl_ring *ring, void *out, int64_t room, int64_t *needs)
 {
-    side *mine = &ring->sides[CL_RING_CONSUMER];
+    cl__side *mine = &ring->sides[CL_RING_CONSUMER];
     const uint8_t *data = NULL;
     int64_t size = 0;
     int64_t rc = peek(ring, mine, &data, &size);
@@ -597,7 +527,7 @@ int64_t cl_ring_try_get(cl_ring *ring, void *out, int64_t room, int64_t *needs)
 
 int64_t cl_ring_try_get_many(cl_ring *ring, void *out, int64_t size, int64_t count, int64_t *needs)
 {
-    side *mine = &ring->sides[CL_RING_CONSUMER];
+    cl__side *mine = &ring->sides[CL_RING_CONSUMER];
     const uint8_t *data = NULL;
     uint8_t *to = out;
     int64_t got = 0, rc = 0, done = 0;
@@ -621,200 +551,4 @@ int64_t cl_ring_try_get_many(cl_ring *ring, void *out, int64_t size, int64_t cou
     /* What we have is good, whatever comes after it: it will be said the next time. */
     release_all(ring, mine);
     return done;
-}
-
-/* ---- waiting ---------------------------------------------------------------------------------------------------------- */
-
-typedef struct wanted {
-    cl_ring *ring;
-    int which;
-    uint64_t needed;
-} wanted;
-
-/* From where on the consumer wakes the producer: an eighth of the ring, so that not every record that is got wakes it for one
- * more. More than all of it is never asked for, so whoever empties the ring wakes it. Several threads of the producer's may
- * wait, and want different things: it stays with the least, and begins anew when they are woken.
- *
- *     producer: wake_at = mine, unless it is less     looks at head
- *     consumer: stores head     any ASKS ?     head >= wake_at ?     wake_at = never; takes ASKS out; wakes
- *
- * Either the consumer sees what we want, or we see its head: all four are in one order. If its `never` overwrites ours, ASKS
- * is taken out after that: if ours was there by then, we are woken; if it was not, we or-ed it in later, so the look after
- * that sees `never`, and says it again. */
-static void say_when(const wanted *want)
-{
-    cl_ring *ring = want->ring;
-    uint64_t room = ring->capacity / 8 > want->needed ? ring->capacity / 8 : want->needed;
-    int64_t mine = (int64_t)(cl__load_relaxed(&ring->sides[CL_RING_PRODUCER].index) + room - ring->capacity);
-    _Atomic int64_t *wake_at = &ring->shared->doors[CL_RING_PRODUCER].wake_at;
-    int64_t seen = cl__load(wake_at); /* partner: the store in wake_side */
-    while (seen > mine) {
-        CL_FAULT(13);
-        if (cl__swap_if_ordered(wake_at, &seen, mine)) /* partner: the load in release_all */
-            break;
-    }
-}
-
-/* Reads nothing that another thread of this process changes but by atomics. What it says is tried afterwards. */
-static int64_t is_there(void *object)
-{
-    const wanted *want = object;
-    cl_ring *ring = want->ring;
-    const side *mine = &ring->sides[want->which];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
-    uint64_t own = cl__load_relaxed(&mine->index);
-    CL_FAULT(10);
-    if (want->which == CL_RING_CONSUMER) {
-        if (cl__load(&ring->shared->tail) != own) /* W4; partner: the exchange in commit_all */
-            return 1;
-    } else {
-        say_when(want);
-        if (ring->capacity - (own - cl__load(&ring->shared->head)) >= want->needed) /* W4; release_all */
-            return 1;
-    }
-    return (cl__load(&ring->shared->doors[!want->which].word) & CL__CLOSED) != 0; /* trying says what that means */
-}
-
-/* Whether the other side has died. First the word, then the lease, then the word: see cl_ring_leave. */
-static int64_t is_dead(void *object)
-{
-    const wanted *want = object;
-    _Atomic uint32_t *word = &want->ring->shared->doors[!want->which].word;
-    if (!(cl__load(word) & CL__OPEN))
-        return 0;
-    int64_t held = cl__segment_part_is_held(want->ring->segment, !want->which);
-    if (held != 0)
-        return held < 0 ? held : 0;
-    if (!(cl__load(word) & CL__OPEN))
-        return 0;
-    /* What it did before its end is all there by now: the kernel has freed its lock after that. */
-    int64_t there = is_there(object);
-    return there ? there : -EOWNERDEAD;
-}
-
-static int64_t say_what(cl_ring *ring, int32_t which, int64_t size, wanted *want)
-{
-    if (which < 0 || which >= CL_RING_SIDES)
-        return -EINVAL;
-    if (size < 0 || (uint64_t)size > ring->capacity - CL_RING_HEADER)
-        return -EMSGSIZE;
-    *want = (wanted){ring, which, room_of((uint64_t)size)};
-    return 0;
-}
-
-int64_t cl_ring_look(cl_ring *ring, int32_t which, int64_t size)
-{
-    wanted want;
-    int64_t rc = say_what(ring, which, size, &want);
-    rc = rc < 0 ? rc : is_there(&want);
-    return rc ? rc : is_dead(&want);
-}
-
-int64_t cl_ring_poll_fd(cl_ring *ring, int32_t which)
-{
-    if (which < 0 || which >= CL_RING_SIDES)
-        return -EINVAL;
-    side *mine = &ring->sides[which];
-    return is_ours(ring, mine) ? cl__bell_open(&mine->bell, &ring->shared->doors[which].bell) : why_not(ring, mine);
-}
-
-int64_t cl_ring_silence(cl_ring *ring, int32_t which)
-{
-    if (which < 0 || which >= CL_RING_SIDES)
-        return -EINVAL;
-    side *mine = &ring->sides[which];
-    if (is_ours(ring, mine)) /* else it is our parent's */
-        cl__bell_silence(&mine->bell);
-    return 0;
-}
-
-int64_t cl_ring_arm(cl_ring *ring, int32_t which, int64_t size)
-{
-    wanted want;
-    int64_t rc = say_what(ring, which, size, &want);
-    if (rc < 0)
-        return rc;
-    side *mine = &ring->sides[which];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine);
-    if (mine->bell.ends[0] < 0)
-        return -EBADF;
-    CL_FAULT(11);
-    cl__or(&ring->shared->doors[which].word, CL__POLL); /* W2; partner: W3 in commit_all and release_all */
-    CL_FAULT(12);
-    rc = is_there(&want); /* W4 */
-    return rc ? rc : is_dead(&want);
-}
-
-int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadline)
-{
-    wanted want;
-    uint64_t slept = 0;
-    int64_t rc = say_what(ring, which, size, &want);
-    if (rc < 0)
-        return rc;
-    side *mine = &ring->sides[which];
-    if (!is_ours(ring, mine))
-        return why_not(ring, mine); /* and nothing is written: it may be read-only, or somebody else's */
-    rc = cl__wait(&mine->waiter, &ring->shared->doors[which].word, deadline, is_there, is_dead, &want, &slept);
-    if (is_ours(ring, mine) && slept) {
-        _Atomic uint64_t *waits = &ring->shared->tallies[which].waits;
-        cl__store_relaxed(waits, cl__load_relaxed(waits) + slept);
-    }
-    return rc;
-}
-
-void cl_ring_set_spin(cl_ring *ring, int64_t ns)
-{
-    ns = ns < CL__LOOK_NS ? ns : CL__LOOK_NS; /* no signal ends a spin, so it is no longer than what comes after it */
-    for (int i = 0; i < CL_RING_SIDES; i++)
-        cl__store_relaxed(&ring->sides[i].waiter.limit_ns, ns > 0 ? ns : 0);
-}
-
-/* ---- what is known ------------------------------------------------------------------------------------------------------ */
-
-static void copy_tally(const tally *from, cl_ring_tally *out)
-{
-    out->records = cl__load_relaxed(&from->records);
-    out->bytes = cl__load_relaxed(&from->bytes);
-    out->waits = cl__load_relaxed(&from->waits);
-    out->wakes = cl__load_relaxed(&from->wakes);
-}
-
-int64_t cl_ring_stats_of(cl_ring *ring, cl_ring_stats *out)
-{
-    control *shared = ring->shared;
-    *out = (cl_ring_stats){.capacity = ring->capacity};
-    copy_tally(&shared->tallies[CL_RING_PRODUCER], &out->producer);
-    copy_tally(&shared->tallies[CL_RING_CONSUMER], &out->consumer);
-    /* head first: tail is never behind the head that was. */
-    uint64_t head = own_index(ring, CL_RING_CONSUMER), depth = own_index(ring, CL_RING_PRODUCER) - head;
-    out->depth = depth > ring->capacity ? ring->capacity : depth;
-    out->most = out->depth;
-    for (int i = 0; i < CL_RING_SIDES; i++) {
-        uint32_t word = cl__load_acquire(&shared->doors[i].word); /* partner: set_state */
-        uint64_t most = cl__load_relaxed(&shared->tallies[i].most);
-        int64_t held = cl__segment_part_is_held(ring->segment, i);
-        out->most = most > out->most && most <= ring->capacity ? most : out->most;
-        out->open[i] = (word & CL__OPEN) != 0;
-        out->closed[i] = (word & CL__CLOSED) != 0;
-        out->held[i] = held < 0 ? -1 : (int)held;
-        out->pids[i] = cl__load_relaxed(&shared->doors[i].pid);
-    }
-    return 0;
-}
-
-int64_t cl_ring_report_of(const cl_ring *ring, cl_ring_report *out)
-{
-    *out = (cl_ring_report){.found = ring->found,
-                            .expected = ring->expected,
-                            .fault = ring->fault,
-                            .capacity = (int64_t)ring->capacity,
-                            .largest = (int64_t)ring->capacity - CL_RING_HEADER};
-    for (int i = 0; i < CL_RING_SIDES; i++) {
-        out->died[i] = ring->sides[i].died;
-        out->taken[i] = is_ours(ring, &ring->sides[i]);
-    }
-    return 0;
 }
