@@ -33,8 +33,9 @@ typedef struct cl__members {
     cl__members_memory *shared;
     int32_t count;
     int read_only;
-    uint32_t me;                /* our index, or 0 */
-    uint32_t joined;            /* in which generation of the segment's lease: the child of a fork has another */
+    /* Callers lock those who join and leave; but a thread that waits meanwhile looks whether we are still there. */
+    _Atomic uint32_t me;        /* our index, or 0 */
+    _Atomic uint32_t joined;    /* in which generation of the segment's lease: the child of a fork has another */
     const uint32_t *generation;
     cl__clear *clear;
     void *object;
@@ -56,9 +57,10 @@ void cl__members_open(cl__members *members, cl_segment *segment, void *memory, i
 /* 0, -ENOTCONN, or -ESTALE: we were, before we were forked. */
 static inline int64_t cl__members_is_joined(const cl__members *members)
 {
-    if (__builtin_expect(members->me && members->joined == *members->generation, 1))
+    uint32_t me = cl__load_relaxed(&members->me); /* these are of this process only */
+    if (__builtin_expect(me && cl__load_relaxed(&members->joined) == *members->generation, 1))
         return 0;
-    return members->me ? -ESTALE : -ENOTCONN;
+    return me ? -ESTALE : -ENOTCONN;
 }
 
 int64_t cl__members_join(cl__members *members);  /* our index. -EUSERS: all of them live; -EACCES */

@@ -151,7 +151,7 @@ static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed
         cl__word word = cl__load_acquire(&slot->word); /* partner: publish(), of the consumer of the lap before */
         int64_t distance = cl__ahead(queue, word, at.position);
         if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
-            *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, queue->members.me);
+            *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, cl__queue_me(queue));
             CL_FAULT(106);
             if (!cl__swap_if_ordered(&slot->word, &word, *claimed)) /* partner: other claims; and see cl_queue_shut */
                 continue;
@@ -237,7 +237,7 @@ static int64_t end_claim(cl_queue *queue, cl_queue_claim *claim, enum cl__state 
         return rc;
     *claimed = claim->word;
     *out = cl__slot_at(queue, (uint64_t)claim->index);
-    if (!claim->data || cl__state_of(claim->word) != state || cl__owner_of(claim->word) != queue->members.me ||
+    if (!claim->data || cl__state_of(claim->word) != state || cl__owner_of(claim->word) != cl__queue_me(queue) ||
         cl__load_relaxed(&(*out)->word) != claim->word) /* partner: none, it is ours alone; a scribbler's is seen here */
         return -EINVAL;
     *claim = (cl_queue_claim){0};
@@ -277,7 +277,7 @@ enum { ANY_SIZE = -1 };
  * that is claimed, or the claim fails. */
 static inline int64_t claim_slot(cl_queue *queue, cl__slot *slot, cl__word *word, int64_t only)
 {
-    cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, queue->members.me);
+    cl__word claimed = cl__word_of(cl__lap_of(*word), CL__READING, cl__queue_me(queue));
     if (__builtin_expect(only != ANY_SIZE, 0) && cl__load_relaxed(&slot->size) != only) /* partner: the store in commit() */
         return -EMSGSIZE;
     CL_FAULT(109);
@@ -343,7 +343,7 @@ static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *wo
             cl__queue_published(queue, &shared->not_full);
         return 1;
     }
-    int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == queue->members.me;
+    int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(*word) == cl__queue_me(queue);
     rc = look_elsewhere(queue, *word, slot, word, only);
     if (rc == 1)
         return 0; /* the head stays where it is: that one was behind it */
@@ -355,7 +355,7 @@ int cl__queue_is_with_another(cl_queue *queue)
     for (uint64_t i = 0; i <= queue->mask; i++) {
         CL_FAULT(117);
         cl__word word = cl__load_acquire(&cl__slot_at(queue, i)->word); /* partner: the claims */
-        if (cl__state_of(word) == CL__ORPHAN || (cl__state_of(word) == CL__READING && cl__owner_of(word) != queue->members.me)) {
+        if (cl__state_of(word) == CL__ORPHAN || (cl__state_of(word) == CL__READING && cl__owner_of(word) != cl__queue_me(queue))) {
             cl__store_relaxed(&queue->in_the_way, cl__owner_of(word));
             return 1;
         }

@@ -84,6 +84,11 @@ static inline cl__slot *cl__slot_at(const cl_queue *queue, uint64_t position)
     return (cl__slot *)(queue->slots + (position & queue->mask) * queue->stride);
 }
 
+static inline uint32_t cl__queue_me(const cl_queue *queue)
+{
+    return cl__load_relaxed(&queue->members.me);
+}
+
 static inline uint64_t cl__lap_at(const cl_queue *queue, uint64_t position)
 {
     return position >> queue->shift & CL__LAP_MASK;

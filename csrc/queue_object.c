@@ -100,6 +100,9 @@ int64_t cl_queue_join(cl_queue *queue)
 void cl_queue_leave(cl_queue *queue)
 {
     cl__members_leave(&queue->members);
+    /* Who waits through this handle was woken when its slots were cleared, and may have looked before it was gone. */
+    cl__queue_published(queue, &queue->shared->not_empty);
+    cl__queue_published(queue, &queue->shared->not_full);
 }
 
 int64_t cl_queue_recover(cl_queue *queue)
@@ -219,7 +222,7 @@ int64_t cl_queue_report_of(cl_queue *queue, cl_queue_report *out)
         .get_wakes = (int64_t)cl__load_relaxed(&shared->wakes[CL_QUEUE_FOR_RECORD]),
         .put_wakes = (int64_t)cl__load_relaxed(&shared->wakes[CL_QUEUE_FOR_ROOM]),
         .shut = cl__load_relaxed(&shared->shut) != 0,
-        .me = cl__members_is_joined(&queue->members) == 0 ? queue->members.me : 0,
+        .me = cl__members_is_joined(&queue->members) == 0 ? cl__queue_me(queue) : 0,
         .joined = cl__members_joined(&queue->members),
         .blocked_by = cl_queue_blocked_by(queue),
         .fault_word = cl__load_relaxed(&queue->fault_word),
