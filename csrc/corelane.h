@@ -24,6 +24,7 @@ extern "C" {
 #include "api/load.h"
 #include "api/cpu.h"
 #include "api/segment.h"
+#include "api/wait.h"
 #include "api/queue.h"
 #include "api/ring.h"
 

@@ -35,6 +35,7 @@ API = [
     "csrc/api/load.h",
     "csrc/api/cpu.h",
     "csrc/api/segment.h",
+    "csrc/api/wait.h",
     "csrc/api/queue.h",
     "csrc/api/ring.h",
 ]
@@ -72,6 +73,7 @@ COMMON = [
     "csrc/queue_object.c",
     "csrc/queue_wait.c",
     "csrc/wake.c",
+    "csrc/wait_any.c",
     "csrc/bell.c",
     "csrc/ring.c",
     "csrc/ring_wait.c",

@@ -6,8 +6,6 @@
  * that only when they look. */
 #include "queue.h"
 
-#define HELD_NS 1000000
-
 typedef struct wanted {
     cl_queue *queue;
     int32_t what;
@@ -34,7 +32,7 @@ void cl__queue_serve(cl_queue *queue, _Atomic uint32_t *wake)
 static void note_holder(wanted *want, cl__word word)
 {
     int held = cl__state_of(word) == CL__WRITING || cl__state_of(word) == CL__READING;
-    want->in_the_way = held && cl__owner_of(word) != want->queue->members.me ? cl__owner_of(word) : 0;
+    want->in_the_way = held && cl__owner_of(word) != cl__queue_me(want->queue) ? cl__owner_of(word) : 0;
 }
 
 /* Of a queue that is shut and has no record at its head. Who is done with the last one tells only those who wait for room. */
@@ -46,13 +44,28 @@ static int is_over(wanted *want)
     return 0;
 }
 
+/* Behind the head, perhaps, as claim_orphan looks for them. */
+static int has_orphan(cl_queue *queue)
+{
+    uint32_t repairs = cl__load(&queue->shared->repairs); /* W4; partner: whoever made ORPHANs */
+    if (repairs == cl__load_relaxed(&queue->seen_repairs))
+        return 0;
+    for (uint64_t i = 0; i <= queue->mask; i++) {
+        CL_FAULT(152);
+        if (cl__state_of(cl__load_acquire(&cl__slot_at(queue, i)->word)) == CL__ORPHAN) /* partner: the CAS that made it one */
+            return 1;
+    }
+    cl__store_relaxed(&queue->seen_repairs, repairs); /* those that are made from now on make it another number */
+    return 0;
+}
+
 /* The walk of claim_to_read, with the same ends. What cannot be is for the try to say. */
 static int64_t look_for_record(wanted *want)
 {
     cl_queue *queue = want->queue;
     cl__queue_memory *shared = queue->shared;
-    int is_shut = cl__load(&shared->shut) != 0;                              /* partner: the exchange in cl_queue_shut */
-    if (cl__load(&shared->repairs) != cl__load_relaxed(&queue->seen_repairs)) /* W4; partner: whoever made ORPHANs */
+    int is_shut = cl__load(&shared->shut) != 0; /* partner: the exchange in cl_queue_shut */
+    if (has_orphan(queue))
         return MAY_BE_THERE;
     uint64_t position = cl__load_acquire(&shared->head); /* partner: the release in claim_to_read */
     for (uint64_t steps = 0; steps <= 2 * queue->mask + 4; steps++, position++) {
@@ -65,7 +78,7 @@ static int64_t look_for_record(wanted *want)
         note_holder(want, word);
         if (state > CL__ORPHAN || (distance < 0 && !cl__may_be_behind(word)))
             return MAY_BE_THERE;
-        int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(word) == queue->members.me;
+        int is_end = distance == 0 ? state == CL__EMPTY : cl__owner_of(word) == cl__queue_me(queue);
         return is_end ? is_shut && is_over(want) : distance == 0 && state != CL__WRITING;
     }
     return MAY_BE_THERE;
@@ -122,6 +135,30 @@ int64_t cl_queue_look(cl_queue *queue, int32_t what)
     return rc < 0 ? rc : look(&want);
 }
 
+/* ---- among others: see wait_any.c ------------------------------------------------------------------------------------------ */
+
+static int64_t look_among(const cl_waitable *self)
+{
+    wanted want = {.queue = self->object, .what = (int32_t)self->what};
+    int64_t rc = look(&want);
+    return rc != 0 ? rc : want.in_the_way ? CL_WAIT_HELD : CL_WAIT_NOT_YET;
+}
+
+static int64_t ask_among(const cl_waitable *self)
+{
+    wanted want = {.queue = self->object, .what = (int32_t)self->what, .is_short = 1};
+    int64_t rc = look(&want);
+    return rc ? rc : ask(&want);
+}
+
+int64_t cl_queue_waitable(cl_queue *queue, int32_t what, cl_waitable *out)
+{
+    int64_t rc = check(queue, what);
+    if (rc == 0)
+        *out = (cl_waitable){look_among, ask_among, (uint32_t *)word_of(queue, what), queue, what, 0};
+    return rc;
+}
+
 /* ---- sleeping ------------------------------------------------------------------------------------------------------------ */
 
 int64_t cl_queue_wait(cl_queue *queue, int32_t what, int64_t deadline)
@@ -138,7 +175,7 @@ int64_t cl_queue_wait(cl_queue *queue, int32_t what, int64_t deadline)
             back_at = back_at < 0 ? now + CL__LOOK_NS : back_at;
             if (now >= back_at) /* as cl__wait does it, which never waits as long as that here */
                 return -EINTR;
-            until = deadline < 0 || deadline > now + HELD_NS ? now + HELD_NS : deadline;
+            until = deadline < 0 || deadline > now + CL__HELD_NS ? now + CL__HELD_NS : deadline;
         }
         rc = cl__wait(&queue->waiters[what], word_of(queue, what), until, look, ask, &want, &slept);
         if (rc != HELD && (rc != -ETIMEDOUT || until == deadline))

@@ -143,6 +143,31 @@ int64_t cl_ring_wait(cl_ring *ring, int32_t which, int64_t size, int64_t deadlin
     return rc;
 }
 
+static int64_t look_among(const cl_waitable *self)
+{
+    wanted want = {self->object, (int)self->what, (uint64_t)self->size};
+    return is_there(&want);
+}
+
+static int64_t ask_among(const cl_waitable *self)
+{
+    wanted want = {self->object, (int)self->what, (uint64_t)self->size};
+    return is_dead(&want);
+}
+
+int64_t cl_ring_waitable(cl_ring *ring, int32_t which, int64_t size, cl_waitable *out)
+{
+    wanted want;
+    int64_t rc = say_what(ring, which, size, &want);
+    if (rc < 0)
+        return rc;
+    if (!cl__ring_is_ours(ring, &ring->sides[which]))
+        return cl__ring_why_not(ring, &ring->sides[which]);
+    uint32_t *word = (uint32_t *)&ring->shared->doors[which].word;
+    *out = (cl_waitable){look_among, ask_among, word, ring, which, (int64_t)want.needed};
+    return 0;
+}
+
 void cl_ring_set_spin(cl_ring *ring, int64_t ns)
 {
     ns = ns < CL__LOOK_NS ? ns : CL__LOOK_NS; /* no signal ends a spin, so it is no longer than what comes after it */

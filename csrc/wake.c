@@ -44,6 +44,20 @@ static int64_t spin(int64_t until, cl__look *look, void *object)
     return 0;
 }
 
+int64_t cl__wait_spin(cl__waiter *waiter, int64_t began, int64_t deadline, cl__look *look, void *object)
+{
+    int64_t span = spin_span(waiter);
+    if (deadline >= 0 && span > deadline - began)
+        span = deadline - began;
+    return span > 0 ? spin(began + span, look, object) : 0;
+}
+
+void cl__wait_learn(cl__waiter *waiter, int64_t rc, int64_t began)
+{
+    if (rc >= 0 || rc == -EINTR || rc == -ETIMEDOUT)
+        learn(waiter, cl__sys_now() - began);
+}
+
 static int64_t sleep_until(_Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
                            uint64_t *slept)
 {
@@ -79,15 +93,11 @@ int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, c
     int64_t rc = look(object);
     if (rc != 0)
         return rc;
-    int64_t began = cl__sys_now(), span = spin_span(waiter);
-    if (deadline >= 0 && span > deadline - began)
-        span = deadline - began;
-    if (span > 0)
-        rc = spin(began + span, look, object);
+    int64_t began = cl__sys_now();
+    rc = cl__wait_spin(waiter, began, deadline, look, object);
     if (rc == 0)
         rc = sleep_until(word, deadline, look, ask, object, slept);
-    if (rc >= 0 || rc == -EINTR || rc == -ETIMEDOUT)
-        learn(waiter, cl__sys_now() - began);
+    cl__wait_learn(waiter, rc, began);
     return rc;
 }
 

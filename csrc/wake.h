@@ -36,7 +36,10 @@
 enum { CL__SLEEP = 1, CL__POLL = 2, CL__ASKS = 3, CL__OPEN = 4, CL__CLOSED = 8, CL__COUNT = 16 /* and all above it */ };
 
 #define CL__LOOK_NS 100000000LL /* a sleeper looks by itself, and asks whether the others live */
+#define CL__HELD_NS 1000000LL   /* the same behind what somebody has who may die */
 #define CL__SPIN_NS 50000LL     /* about what being woken costs on a machine in the cloud */
+
+enum { CL__WORDS = 128 }; /* that one can sleep on at once */
 
 /* What one waiter has learnt, and how far it may go; in memory of its own. */
 typedef struct cl__waiter {
@@ -54,6 +57,11 @@ typedef int64_t cl__look(void *object);
 int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
                  uint64_t *slept);
 
+/* The parts of cl__wait, for whoever sleeps otherwise. Look, for as long as is of use after a wait that began just now: what
+ * `look` says. And what is learnt from how it ended. */
+int64_t cl__wait_spin(cl__waiter *waiter, int64_t began, int64_t deadline, cl__look *look, void *object);
+void cl__wait_learn(cl__waiter *waiter, int64_t rc, int64_t began);
+
 /* Take those bits of CL__ASKS out of the word and wake the sleepers, if there are any. The bits that were there. */
 uint32_t cl__serve(_Atomic uint32_t *word);
 
@@ -61,6 +69,8 @@ uint32_t cl__serve(_Atomic uint32_t *word);
  * often it has slept in this wait. */
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn);
 void cl__word_wake(_Atomic uint32_t *word);
+/* While all words are as expected. -ENOSYS: that cannot be done. */
+int64_t cl__words_sleep(_Atomic uint32_t *const *words, const uint32_t *expected, int count, int64_t ns, uint64_t turn);
 
 /* ---- bell.c: descriptors for those who ask by CL__POLL ------------------------------------------------------------- */
 

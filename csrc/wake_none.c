@@ -13,6 +13,12 @@ int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, ui
     return nanosleep(&span, NULL) < 0 && errno == EINTR ? -EINTR : 0;
 }
 
+int64_t cl__words_sleep(_Atomic uint32_t *const *words, const uint32_t *expected, int count, int64_t ns, uint64_t turn)
+{
+    (void)count;
+    return cl__word_sleep(words[0], expected[0], ns, turn);
+}
+
 void cl__word_wake(_Atomic uint32_t *word)
 {
     (void)word;

@@ -147,6 +147,10 @@ int64_t cl_queue_wait(cl_queue *queue, int32_t what, int64_t deadline);
  * Blocks: no. Threads: any. */
 int64_t cl_queue_look(cl_queue *queue, int32_t what);
 
+/* To wait for it among others: see wait.h. 0. -EINVAL, -ENOTCONN, -ESTALE.
+ * Blocks: no. Threads: any. */
+int64_t cl_queue_waitable(cl_queue *queue, int32_t what, cl_waitable *out);
+
 /* How long this handle's waits may spin before they sleep, in ns, 100 ms at most; 0: not at all. It spins less where arrivals
  * are rarer.
  * Blocks: no. Threads: any. */

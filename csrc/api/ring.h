@@ -155,6 +155,10 @@ int64_t cl_ring_silence(cl_ring *ring, int32_t side);
  * Blocks: no. Threads: one for each side. */
 int64_t cl_ring_arm(cl_ring *ring, int32_t side, int64_t size);
 
+/* To wait for this side, which this handle has, among others: see wait.h. 0. -EMSGSIZE, and as cl_ring_wait.
+ * Blocks: no. Threads: any. */
+int64_t cl_ring_waitable(cl_ring *ring, int32_t side, int64_t size, cl_waitable *out);
+
 /* How long this handle's waits may spin before they sleep, in ns, 100 ms at most; 0: not at all. It spins less where arrivals
  * are rarer.
  * Blocks: no. Threads: any. */

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
     from corelane.shm.spin import default_spin, set_default_spin
+    from corelane.shm.waiting import wait_any, wait_any_async
 
 # To which module each name belongs.
 _LATER = {
@@ -34,6 +35,8 @@ _LATER = {
     "attach_array": "arrays",
     "default_spin": "spin",
     "set_default_spin": "spin",
+    "wait_any": "waiting",
+    "wait_any_async": "waiting",
 }
 
 
@@ -65,4 +68,6 @@ __all__ = [
     "attach_array",
     "default_spin",
     "set_default_spin",
+    "wait_any",
+    "wait_any_async",
 ]

@@ -27,6 +27,7 @@ from corelane.shm.records import room_for, rows_of
 from corelane.shm.segment import Handle, Segment
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
+from corelane.shm.waiting import Waitable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -369,6 +370,19 @@ class Queue(Bells, _Calls):
         rc = self._arm(what)
         if rc < 0:
             raise self._failed(rc)
+
+    def _waitable(self, what: int) -> Waitable:
+        def fill(out: Any) -> None:
+            rc = lib.cl_queue_waitable(self._core, what, out)
+            if rc < 0:
+                raise self._failed(rc)
+
+        # What arming finds wrong is for the get that follows.
+        return Waitable(fill, lambda: self._bell_of(what), lambda: self._arm(what), self)
+
+    def _waitables(self) -> list[Waitable]:
+        self._check_open()
+        return [self._waitable(_FOR_RECORD)]
 
     async def _until_async(self, attempt: Callable[[], T | None], what: int, deadline: int) -> T | None:
         began = 0

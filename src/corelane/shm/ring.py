@@ -23,6 +23,7 @@ from corelane.shm.records import room_for, rows_of
 from corelane.shm.segment import _HUGE, Handle, Segment
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
+from corelane.shm.waiting import Waitable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -334,6 +335,19 @@ class Ring(Bells, _Calls):
         if rc == -errno.EACCES:
             return shm_failed(errno.EACCES, f"{self!r} was attached read-only, or its permissions are")
         return shm_failed(-rc, f"{self!r}: {os.strerror(-rc)}")
+
+    def _waitables(self) -> list[Waitable]:
+        def fill(out: Any) -> None:
+            while (rc := lib.cl_ring_waitable(self._core, _CONSUMER, 0, out)) == _UNTAKEN:
+                self._take(_CONSUMER)
+            if rc < 0:
+                raise self._failed(rc, _CONSUMER)
+
+        def arm() -> None:
+            self._arm(_CONSUMER, 0)  # what it finds wrong is for the get that follows
+
+        self._check_open()
+        return [Waitable(fill, lambda: self._bell_of(_CONSUMER), arm, self)]
 
     # ---- putting ----
 
