@@ -27,6 +27,7 @@ extern "C" {
 #include "api/wait.h"
 #include "api/queue.h"
 #include "api/ring.h"
+#include "api/event.h"
 
 #ifdef __cplusplus
 }

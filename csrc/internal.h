@@ -106,6 +106,9 @@ void cl__sys_exit(int code) __attribute__((noreturn));
 int64_t cl__sys_kill(int pid, int signal);             /* pid < 0: the group */
 int64_t cl__sys_now(void);                             /* CLOCK_MONOTONIC, ns */
 int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns); /* < 0: for ever */
+/* Linux only: a descriptor that does not block, CLOEXEC, and counts. */
+int64_t cl__sys_eventfd(int semaphore);
+int cl__sys_is_eventfd(int fd);                        /* without /proc: that, or no file of another kind either */
 /* Linux only. A descriptor that does not block, CLOEXEC, and hears of writes to the files it is given. */
 int64_t cl__sys_notify_open(void);
 int64_t cl__sys_notify_add(int fd, const char *path);

@@ -38,6 +38,7 @@ API = [
     "csrc/api/wait.h",
     "csrc/api/queue.h",
     "csrc/api/ring.h",
+    "csrc/api/event.h",
 ]
 
 COMMON = [
@@ -77,6 +78,7 @@ COMMON = [
     "csrc/bell.c",
     "csrc/ring.c",
     "csrc/ring_wait.c",
+    "csrc/event.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

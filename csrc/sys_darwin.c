@@ -392,6 +392,18 @@ int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns)
     return result_of(poll(fds, (nfds_t)count, ms > INT32_MAX ? INT32_MAX : (int)ms));
 }
 
+int64_t cl__sys_eventfd(int semaphore)
+{
+    (void)semaphore;
+    return -ENOTSUP;
+}
+
+int cl__sys_is_eventfd(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
 int64_t cl__sys_notify_open(void)
 {
     return -ENOTSUP;

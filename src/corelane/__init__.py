@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from corelane.process.sequence import Sequence, SequenceResult
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
+    from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue
     from corelane.shm.ring import Ring
 
@@ -73,6 +74,7 @@ __version__ = "0.1.0"
 _LATER = {
     "AsyncProcess": "corelane.process.async_process",
     "AsyncResults": "corelane.process.aio",
+    "EventFd": "corelane.shm.eventfd",
     "Function": "corelane.process.pipeline",
     "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
@@ -119,6 +121,7 @@ __all__ = [
     "Corrupted",
     "CpuError",
     "CpuRefused",
+    "EventFd",
     "File",
     "Function",
     "NonZeroExit",

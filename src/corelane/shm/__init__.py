@@ -1,4 +1,4 @@
-"""Shared memory: segments, numpy arrays in them, rings, queues.
+"""Shared memory: segments, numpy arrays in them, rings, queues, events.
 
     from corelane import shm
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue, QueueStats
     from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # To which module each name belongs.
 _LATER = {
+    "EventFd": "eventfd",
     "Handle": "segment",
     "Queue": "queue",
     "QueueStats": "queue",
@@ -56,6 +58,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "EventFd",
     "Handle",
     "Queue",
     "QueueStats",
