@@ -313,6 +313,7 @@ int64_t cl__memory_file(int huge_shift);    /* without a name; its size can be s
 int64_t cl__memory_nameless(const char *directory, int mode); /* one that can be given a name there */
 int64_t cl__memory_give_name(int fd, const char *path);       /* -EEXIST */
 int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size); /* so that no touch can fail for want of memory */
+int64_t cl__memory_open_anew(int fd, int flags); /* a description of its own; -ENOENT without /proc */
 int64_t cl__memory_seal(int fd);            /* its size stays as it is */
 int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words); /* to NUMA nodes */
 int64_t cl__memory_populate(void *base, size_t size, int writes);

@@ -44,6 +44,13 @@ int64_t cl__memory_seal(int fd)
     return result_of(fcntl(fd, ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_SEAL));
 }
 
+int64_t cl__memory_open_anew(int fd, int flags)
+{
+    char path[CL__FD_PATH];
+    cl__fd_path(fd, path);
+    return result_of(open(path, flags | O_CLOEXEC));
+}
+
 int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words)
 {
     /* The kernel takes the count of bits and one more. */

@@ -31,6 +31,12 @@ int64_t cl__memory_seal(int fd)
     return -ENOTSUP;
 }
 
+int64_t cl__memory_open_anew(int fd, int flags)
+{
+    (void)fd, (void)flags;
+    return -ENOTSUP;
+}
+
 int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words)
 {
     (void)base, (void)size, (void)mode, (void)nodes, (void)words;

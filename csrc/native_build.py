@@ -79,6 +79,7 @@ COMMON = [
     "csrc/ring.c",
     "csrc/ring_wait.c",
     "csrc/event.c",
+    "csrc/segment_stream.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}

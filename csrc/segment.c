@@ -235,7 +235,8 @@ static int64_t settle_pages(cl_segment *segment, int flags)
 
 static int64_t file_size_of(const cl_segment_plan *plan, size_t *out)
 {
-    int64_t unit = plan->huge_shift ? 1LL << plan->huge_shift : sysconf(_SC_PAGESIZE), size;
+    /* To the byte: who reads it as a file meets its end where the data end. Huge pages are whole ones. */
+    int64_t unit = plan->huge_shift ? 1LL << plan->huge_shift : 1, size;
     if (plan->size < 1 || plan->data_offset < CL_SEGMENT_HEADER || plan->data_offset % LINE ||
         plan->about_size < 0 || plan->about_size > plan->data_offset - CL_SEGMENT_ABOUT)
         return -EINVAL;

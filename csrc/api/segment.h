@@ -111,3 +111,13 @@ int64_t cl_segment_peek(int32_t fd, cl_segment_report *out);
 /* Remove the segment at `path` if nobody holds it: 1; 0: somebody does. -EBADMSG: it is none. -errno.
  * Blocks: as open(2). Threads: any. */
 int64_t cl_segment_clean(const char *path);
+
+/* Open the segment of descriptor `fd` anew, at byte `at` of its file, for reading or writing: a description of its own, for
+ * a child's standard stream. What open(2) says: -ENOENT without /proc; -EINTR: call again.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_segment_stream(int32_t fd, int32_t writes, int64_t at, cl_opened *out);
+
+/* A file in memory without a header, of `size` bytes, all zeros, none of them reserved; its size is sealed. For what of a
+ * segment cannot be a child's standard stream itself.
+ * Blocks: no. Threads: caller locks. */
+int64_t cl_segment_beside(int64_t size, cl_opened *out);

@@ -15,7 +15,7 @@ import time
 from corelane.errors import OutputLimitExceeded, spawn_failed
 from corelane.process.opened import close
 from corelane.process.pack import encode, open_file
-from corelane.process.redirect import DEVNULL, PIPE, File
+from corelane.process.redirect import DEVNULL, PIPE, is_opened
 from corelane.process.result import Usage
 from corelane.process.stream import lines_of
 
@@ -122,7 +122,7 @@ class FunctionRun:
 
     def _opened(self, which: int, given: Any) -> Any:
         """The owner of a descriptor, or a number or an object that stays the caller's, or None."""
-        if isinstance(given, File):
+        if is_opened(given):
             return open_file(self.function, which, given)
         return None if isinstance(given, (str, bytes, tuple)) or given in (None, PIPE, DEVNULL) else given
 

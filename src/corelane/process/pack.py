@@ -19,7 +19,7 @@ from corelane.errors import NotSupported, spawn_failed
 from corelane.process import cgroup, dropped
 from corelane.process.explain import ADVICE
 from corelane.process.opened import close, opened
-from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File, Redirection
+from corelane.process.redirect import DEVNULL, PIPE, STDOUT, File, Redirection, is_opened
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class Packed:
         self._keep.append(chars)
         return self.kept(ffi.new(_STRINGS, [*chars, ffi.NULL]))
 
-    def open(self, command: Command, which: int, file: File) -> int:
-        """A descriptor of a File, closed after the run; see `open_file`."""
+    def open(self, command: Command, which: int, file: Any) -> int:
+        """A descriptor of what `is_opened`, closed after the run; see `open_file`."""
         self.reusable = False
         self._files.append(open_file(command, which, file))
         return int(self._files[-1].fd)
@@ -260,7 +260,7 @@ class Packed:
             stream.kind = lib.CL_IO_NULL
         elif value is STDOUT:
             stream.kind = lib.CL_IO_STDOUT
-        elif isinstance(value, File):
+        elif is_opened(value):
             stream.kind = lib.CL_IO_FD
             stream.fd = self.open(command, which, value)
         else:
@@ -283,9 +283,12 @@ class Packed:
         self.captures = tuple(self.launch.stream[i].kind == lib.CL_IO_PIPE for i in (1, 2))
         return feed
 
-    def pack_run(self, options: dict[str, Any], feed: list[bytes]) -> None:
+    def pack_run(self, command: Command, options: dict[str, Any], feed: list[bytes]) -> None:
         o = self.options = _new_run(options)
-        o.tee = [self.number_of(options[name]) if name in options else -1 for name in ("tee_stdout", "tee_stderr")]
+        for which, name in ((1, "tee_stdout"), (2, "tee_stderr")):
+            if name in options:
+                tee = options[name]
+                o.tee[which - 1] = self.open(command, which, tee) if is_opened(tee) else self.number_of(tee)
         if feed:
             buffers = [self.kept(ffi.from_buffer(piece)) for piece in feed]
             o.feed = self.kept(ffi.new(_PIECES, [{"data": b, "size": len(b)} for b in buffers]))
@@ -310,8 +313,8 @@ class Packed:
                 self.command.options |= lib.CL_OPT_CGROUP_V1
 
 
-def open_file(command: Any, which: int, file: File) -> Any:
-    """The owner of a descriptor of a File.
+def open_file(command: Any, which: int, file: Any) -> Any:
+    """The owner of a descriptor of what `is_opened`.
 
     Args:
         command: what is to have it, and which: as its stdin (0), stdout (1) or stderr (2).
@@ -319,14 +322,17 @@ def open_file(command: Any, which: int, file: File) -> Any:
     Raises:
         SpawnFailed: it cannot be opened; also the OSError that open() would have raised.
     """
-    write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC)
     try:
+        if not isinstance(file, File):
+            return file._open_stream(which)
+        write = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if file.append else os.O_TRUNC)
         return opened(file.path, write if which else os.O_RDONLY)
     except OSError as error:
         number = error.errno or errno.EIO
         why = f"{os.strerror(number)}{': ' if number in ADVICE else ''}{ADVICE.get(number, '')}"
+        what = getattr(file, "path", file)
         raise spawn_failed(
-            f"cannot start {command}: its {_STREAMS[which]} {file.path!r} cannot be opened: {why}",
+            f"cannot start {command}: its {_STREAMS[which]} {what!r} cannot be opened: {why}",
             command=command,
             stage="open",
             errno=number,
@@ -426,7 +432,7 @@ def pack(command: Command, use: str, scope: cgroup.Scope | None = None) -> Packe
             _check_platform(options)
             packed.pack_options(options, tied)
             feed = packed.pack_streams(command, options)
-            packed.pack_run(options, feed)
+            packed.pack_run(command, options, feed)
             packed.pack_cgroup(command, options, scope)
             if use == "many" and "stdin" not in options:
                 packed.launch.stream[0].kind = lib.CL_IO_NULL

@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # importing typing would cost more than importing this pa
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "File", "Redirection", "is_plain", "stderr", "stdin", "stdout"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "File", "Redirection", "is_opened", "is_plain", "stderr", "stdin", "stdout"]
 
 
 class Redirection:
@@ -64,6 +64,11 @@ class File:
 
     def __repr__(self) -> str:
         return f"File({self.path!r}{', append=True' if self.append else ''})"
+
+
+def is_opened(value: Any) -> bool:
+    """Whether it is opened anew at each run: a File, or a segment of shared memory, which this floor does not know."""
+    return isinstance(value, File) or hasattr(value, "_open_stream")
 
 
 def is_plain(value: Any) -> bool:

@@ -24,7 +24,7 @@ from corelane.process.opened import close
 from corelane.process.pack import open_file, pack
 from corelane.process.parts import PartsResult, of_part
 from corelane.process.pipeline import Function
-from corelane.process.redirect import File
+from corelane.process.redirect import is_opened
 from corelane.process.result import Result
 from corelane.process.work import WRONG, Driver, Job, Work
 
@@ -84,7 +84,7 @@ def has_failed(parts: Any, n: int) -> bool:
 def shared_stderr(pipeline: Pipeline) -> list[Any]:
     """The owner of the file that is the stderr of all stages, if it is one: each would truncate it again."""
     given = pipeline.option("stderr")
-    return [open_file(pipeline, 2, given)] if isinstance(given, File) else []
+    return [open_file(pipeline, 2, given)] if is_opened(given) else []
 
 
 class Stages(Work):

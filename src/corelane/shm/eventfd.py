@@ -1,7 +1,8 @@
 """EventFd: a count in the kernel that processes wait for, and that any selector or event loop can.
 
 An EventFd owns a descriptor; the count is the kernel's and lives as long as anybody has a descriptor of it. Any number
-of threads and processes may signal and wait. A forked child has its parent's, with the same count. It tells of no death.
+of threads and processes may signal and wait. A forked child has its parent's, with the same count. It tells of no
+death.
 
 It is an eventfd on Linux. On macOS it is a FIFO without a name (csrc/event.c), which holds less before a signal has to
 wait.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Protocol
 
+    from corelane.shm.streams import SegmentInput, SegmentOutput
+
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
@@ -302,6 +304,58 @@ class Segment:
     def data_offset(self) -> int:
         """Where the data begin in what `fileno` names, in bytes."""
         return int(self._report.data_offset)
+
+    def stdin(self, offset: int = 0, size: int | None = None, *, copy: bool = False) -> SegmentInput:
+        """A child's stdin that is a part of the data, and then its end. Python touches none of it.
+
+            with segment.stdin(0, 1000) as source:
+                cl.run(["sha256sum"], stdin=source)
+
+        `stdin=segment` is all of it, for any number of children: each has an offset of its own. What this returns has
+        one, which goes on from child to child, as a file's does.
+
+        Args:
+            offset, size: bytes; the default is all, or the rest. What ends where the data end is read where it is, and
+                what is written there meanwhile may be seen; of any other part the kernel makes a copy now.
+            copy: make one in any case: for a program that seeks to a place of its own, maps its stdin, or opens
+                /dev/stdin by that name, and would meet the segment's header.
+
+        Raises:
+            ShmFailed: too many descriptors, no memory. ValueError, TypeError.
+        """
+        from corelane.shm.streams import SegmentInput
+
+        return SegmentInput(self, offset, size, copy)
+
+    def stdout(self, offset: int = 0, size: int | None = None, *, copy: bool = False) -> SegmentOutput:
+        """A child's stdout (or stderr) that is a part of the data. Python touches none of it.
+
+            with segment.stdout() as target:
+                cl.run(["producer"], stdout=target)
+            use(segment.buf[:target.written])       # it is there when the block has ended
+
+        All of a segment without a name is written where it is, and can be seen meanwhile: then `stdout=segment` does,
+        too, for a child whose output says itself how long it is. Any other part is written beside it, and copied by
+        `close`: nobody can write beyond it, nor make a file longer that others have attached.
+
+        Args:
+            offset, size: bytes; the default is all, or the rest. A write beyond the end fails with EPERM in the child;
+                what of it would have fitted is written only up to a multiple of the page size.
+            copy: never in place: for a program that seeks to the start of its output to write something there, which
+                would be the segment's header.
+
+        Raises:
+            ValueError: the segment is read-only, or closed; TypeError. ShmFailed: too many descriptors.
+        """
+        from corelane.shm.streams import SegmentOutput
+
+        return SegmentOutput(self, offset, size, copy)
+
+    def _open_stream(self, which: int) -> Any:
+        """For a Command: the owner of a descriptor that one child has as its stdin (0), stdout (1) or stderr (2)."""
+        from corelane.shm.streams import whole
+
+        return whole(self, which)
 
     @property
     def buf(self) -> memoryview:
