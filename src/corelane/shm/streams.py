@@ -150,7 +150,9 @@ class SegmentOutput(_Stream):
         super().close()
 
     def __del__(self) -> None:
-        if getattr(self, "_part", None) is not None and not self.in_place and not sys.is_finalizing():
+        if getattr(self, "in_place", True) or self.closed or sys.is_finalizing():
+            return
+        if self._moved():
             warnings.warn(f"{self!r} was not closed: what was written to it is lost", ResourceWarning, stacklevel=1)
 
 
