@@ -502,6 +502,24 @@ def test_a_cancelled_task_takes_nothing(kind):
     asyncio.run(main())
 
 
+def test_a_forked_child_leaves_its_parents_loop_alone(kind):
+    """A close there would write into the pipe that wakes the parent's loop."""
+
+    async def main():
+        with kind() as event:
+            task = asyncio.create_task(event.wait_async())
+            await asyncio.sleep(0)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(len(event._sleepers))
+            assert os.waitpid(pid, 0)[1] == 0
+            assert len(event._sleepers) == 1
+            event.signal()
+            assert await task == 1
+
+    asyncio.run(main())
+
+
 def test_another_process_wakes_a_loop(kind):
     async def main(event):
         code = "from corelane.shm import EventFd; EventFd.attach(3).signal(8)"
@@ -643,6 +661,7 @@ def test_what_is_no_event_is_not_attached(tmp_path):
 
 def test_a_fifo_that_was_written_to_by_a_stranger():
     with Fifo() as event:
+        event.signal(2)
         os.write(event.fileno(), b"12345")
         with pytest.raises(cl.Corrupted, match="written to by a stranger"):
             event.wait()

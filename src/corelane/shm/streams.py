@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentInput", "SegmentOutput", "whole"]
 
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OPENED = ffi.typeof("cl_opened *")
 
 
@@ -59,9 +58,7 @@ class _Stream:
     def _open_anew(self, fd: int) -> bool:
         while (rc := lib.cl_segment_stream(fd, self._writes, self._base, self._opened)) == -errno.EINTR:
             continue  # whatever handler there is for that signal has run by now
-        if -rc in _NO_ROOM:
-            raise shm_failed(-rc, f"cannot open {self!r}: {os.strerror(-rc)}")
-        return bool(rc >= 0)  # else there is no /proc, or no permission: it is done without
+        return bool(rc >= 0)  # without /proc, or the permission, it is done without
 
     def _open_beside(self, segment: Segment) -> None:
         rc = lib.cl_segment_beside(self.size, self._opened)
