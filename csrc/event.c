@@ -232,12 +232,14 @@ static int64_t take(cl_event *event, uint64_t *taken)
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------ */
 
-/* 0: look again; -ETIMEDOUT, -EINTR, -EBADF. */
-static int64_t sleep_for(cl_event *event, short what, int64_t deadline, int64_t until)
+/* 0: look again; -ETIMEDOUT, -EINTR, -EBADF. `*until` is when the call comes back, 0 before its first sleep. */
+static int64_t sleep_for(cl_event *event, short what, int64_t deadline, int64_t *until)
 {
-    int64_t now = cl__sys_now(), end = deadline >= 0 && deadline < until ? deadline : until;
+    int64_t now = cl__sys_now();
+    *until = *until ? *until : now + SLICE_NS;
+    int64_t end = deadline >= 0 && deadline < *until ? deadline : *until;
     if (now >= end)
-        return end == until ? -EINTR : -ETIMEDOUT;
+        return end == *until ? -EINTR : -ETIMEDOUT;
     struct pollfd one = {.fd = event->fd, .events = what};
     int64_t rc = cl__sys_poll(&one, 1, end - now);
     if (cl__load(&event->users) & CLOSED) /* partner: the or in cl_event_close */
@@ -247,13 +249,13 @@ static int64_t sleep_for(cl_event *event, short what, int64_t deadline, int64_t 
 
 int64_t cl_event_signal(cl_event *event, uint64_t n, int64_t deadline, uint64_t *done)
 {
-    int64_t until = cl__sys_now() + SLICE_NS, rc = 0;
+    int64_t until = 0, rc = 0;
     if (!enter(event))
         return -EBADF;
     while (*done < n) {
         rc = put(event, n - *done, done);
         if (rc == -EAGAIN) {
-            rc = sleep_for(event, POLLOUT, deadline, until);
+            rc = sleep_for(event, POLLOUT, deadline, &until);
             if (rc == 0 && put(event, n - *done, done) == -EAGAIN)
                 cl__sys_nap(NAP_NS); /* there is room, but not for as many: poll would not sleep */
         }
@@ -266,12 +268,12 @@ int64_t cl_event_signal(cl_event *event, uint64_t n, int64_t deadline, uint64_t 
 
 int64_t cl_event_wait(cl_event *event, int64_t deadline, uint64_t *taken)
 {
-    int64_t until = cl__sys_now() + SLICE_NS, rc;
+    int64_t until = 0, rc;
     if (!enter(event))
         return -EBADF;
     /* Of two that are woken by one signal the second finds nothing, and goes on waiting. */
     while ((rc = take(event, taken)) == -EAGAIN)
-        if ((rc = sleep_for(event, POLLIN, deadline, until)) < 0)
+        if ((rc = sleep_for(event, POLLIN, deadline, &until)) < 0)
             break;
     leave(event);
     return rc;

@@ -122,8 +122,8 @@ class Command(Runnable):
         umask: 0 to 0o777. user, group, extra_groups: names or ids (a user brings their own groups; forks).
         no_new_privs: True: set-user-id bits have no effect.
     Streams:
-        stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file object, a pathlib.Path or File(path, append=True);
-            stdin also bytes, str or a list of bytes; stderr also STDOUT. Default: ours.
+        stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file object, a pathlib.Path or File(path, append=True), a
+            shm.Segment; stdin also bytes, str or a list of bytes; stderr also STDOUT. Default: ours.
         fds: {number in the child: descriptor or file object of ours}, numbers from 3.
         close_others: False lets the child inherit what other libraries opened without CLOEXEC.
         pipe_size, buffer_size: bytes, or {"stdin": bytes, "stdout": bytes, "stderr": bytes}.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
     from corelane.shm.spin import default_spin, set_default_spin
+    from corelane.shm.streams import SegmentInput, SegmentOutput
     from corelane.shm.waiting import wait_any, wait_any_async
 
 # To which module each name belongs.
@@ -31,6 +32,8 @@ _LATER = {
     "Ring": "ring",
     "RingStats": "ring",
     "Segment": "segment",
+    "SegmentInput": "streams",
+    "SegmentOutput": "streams",
     "SharedArray": "arrays",
     "SideStats": "ring",
     "array": "arrays",
@@ -65,6 +68,8 @@ __all__ = [
     "Ring",
     "RingStats",
     "Segment",
+    "SegmentInput",
+    "SegmentOutput",
     "SharedArray",
     "SideStats",
     "array",

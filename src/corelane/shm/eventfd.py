@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["EventFd"]
 
 _MOST = 2**64 - 2
+_units = integer(1, _MOST)
 _COUNT, _OPENED = ffi.typeof("uint64_t *"), ffi.typeof("cl_opened *")
 _NOW = 0  # a deadline that is over
 
@@ -125,7 +126,7 @@ class EventFd:
             QueueFull: there was no room in time; its `done` is how much was added: nothing, but for the semaphore on
                 macOS. ValueError: it is closed, or n is wrong.
         """
-        integer(1, _MOST)("n", n)
+        _units("n", n)
         deadline, done = _deadline(timeout), ffi.new(_COUNT)
         while (rc := lib.cl_event_signal(self._core, n, deadline, done)) == -errno.EINTR:
             continue  # a signal, whose handler has run; or a look whether one came unseen
