@@ -31,6 +31,9 @@ static int64_t check_plan(const cl_queue_plan *plan)
         plan->members < 1 || plan->members > CL_QUEUE_MEMBERS ||
         plan->flags & ~(CL_QUEUE_AT_MOST_ONCE | CL_QUEUE_PLAIN))
         return -EINVAL;
+    if (!plan->pool != !plan->queues || plan->queues < 0 || plan->queues > CL_QUEUE_POOL || plan->place < 0 ||
+        plan->place >= (plan->queues ? plan->queues : 1))
+        return -EINVAL;
     return plan->slots * stride_of(plan) > LARGEST ? -ENOMEM : 0;
 }
 

@@ -6,7 +6,7 @@ enum cl_queue_flag {
     CL_QUEUE_PLAIN = 2         /* nobody sleeps in the kernel for it, so nobody has to look for sleepers in order */
 };
 
-enum { CL_QUEUE_MEMBERS = 4095, CL_QUEUE_SLOTS = 1 << 24 };
+enum { CL_QUEUE_MEMBERS = 4095, CL_QUEUE_SLOTS = 1 << 24, CL_QUEUE_POOL = 64 };
 
 /* What a queue is made of. It stands in the segment's CL_SEGMENT_ABOUT. */
 typedef struct cl_queue_plan {
@@ -14,6 +14,9 @@ typedef struct cl_queue_plan {
     int64_t slot_size; /* bytes that a record may have: 1 to 2^30 */
     int32_t members;   /* how many may be registered at once: 1 to CL_QUEUE_MEMBERS */
     int32_t flags;     /* CL_QUEUE_* */
+    uint64_t pool;     /* of which it is a part: a number that no other one has; 0: of none */
+    int32_t queues;    /* of the pool, at most CL_QUEUE_POOL; 0: of none */
+    int32_t place;     /* in it, from 0 */
 } cl_queue_plan;
 
 /* A slot that this participant alone has. */

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from corelane.process.typed import Options
     from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue
+    from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
 
 __version__ = "0.1.0"
@@ -81,6 +82,7 @@ _LATER = {
     "PipelineProcess": "corelane.process.piped",
     "PipelineResult": "corelane.process.stages",
     "Queue": "corelane.shm.queue",
+    "QueuePool": "corelane.shm.queue_pool",
     "Ring": "corelane.shm.ring",
     "Runnable": "corelane.process.command",
     "Sequence": "corelane.process.sequence",
@@ -139,6 +141,7 @@ __all__ = [
     "Queue",
     "QueueEmpty",
     "QueueFull",
+    "QueuePool",
     "ResourceExhausted",
     "Result",
     "Retry",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from corelane.shm.arrays import SharedArray, array, attach_array
     from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue, QueueStats
+    from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
     from corelane.shm.spin import default_spin, set_default_spin
@@ -28,6 +29,7 @@ _LATER = {
     "EventFd": "eventfd",
     "Handle": "segment",
     "Queue": "queue",
+    "QueuePool": "queue_pool",
     "QueueStats": "queue",
     "Ring": "ring",
     "RingStats": "ring",
@@ -64,6 +66,7 @@ __all__ = [
     "EventFd",
     "Handle",
     "Queue",
+    "QueuePool",
     "QueueStats",
     "Ring",
     "RingStats",

@@ -170,17 +170,27 @@ class Queue(Bells, _Calls):
         Raises:
             ShmFailed: the system refused: the name is taken, no room, no permission. ValueError, TypeError.
         """
-        plan, whole = ffi.new("cl_queue_plan *"), ffi.new("cl_segment_plan *")
+        plan = cls._planned(slots, slot_size, members, delivery)
+        return cls._created(plan, name, policy, spin, options)
+
+    @staticmethod
+    def _planned(slots: int, slot_size: int, members: int, delivery: str) -> Any:
+        plan = ffi.new("cl_queue_plan *")
         plan.slots = integer(1, lib.CL_QUEUE_SLOTS)("slots", slots)
         plan.slot_size = integer(1, 2**30)("slot_size", slot_size)
         plan.members = integer(1, lib.CL_QUEUE_MEMBERS)("members", members)
         if delivery not in _DELIVERIES:
             raise ValueError(f"delivery must be one of {', '.join(_DELIVERIES)}, not {delivery!r}")
         plan.flags = _DELIVERIES[delivery]
+        return plan
+
+    @classmethod
+    def _created(cls, plan: Any, name: str | None, policy: str, spin: float | None, options: dict[str, Any]) -> Self:
         _check_policy(policy)
-        ns = spin_ns("spin", spin)
+        ns, whole = spin_ns("spin", spin), ffi.new("cl_segment_plan *")
+        slots, size = int(plan.slots), int(plan.slot_size)
         if lib.cl_queue_describe(plan, whole) < 0:
-            raise ValueError(f"{slots} slots of {slot_size} bytes are more than any machine has")
+            raise ValueError(f"{slots} slots of {size} bytes are more than any machine has")
         segment = Segment()
         about = bytes(ffi.buffer(plan))
         segment._create(whole.size, name, lib.CL_SEGMENT_QUEUE, about=about, layout=whole.layout, **options)
