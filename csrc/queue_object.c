@@ -103,6 +103,8 @@ int64_t cl_queue_join(cl_queue *queue)
 void cl_queue_leave(cl_queue *queue)
 {
     cl__members_leave(&queue->members);
+    if (queue->members.read_only)
+        return; /* to wake is to write */
     /* Who waits through this handle was woken when its slots were cleared, and may have looked before it was gone. */
     cl__queue_published(queue, &queue->shared->not_empty);
     cl__queue_published(queue, &queue->shared->not_full);
