@@ -181,11 +181,12 @@ static inline void count(cl_ring *ring, int which)
 
 /* ---- sides ------------------------------------------------------------------------------------------------------------ */
 
+/* Counted, for is_dead: who is OPEN now may be another one than before. */
 static void set_state(_Atomic uint32_t *word, uint32_t off, uint32_t on)
 {
     uint32_t seen = cl__load_relaxed(word);
     CL_FAULT(1);
-    while (!cl__swap_if(word, &seen, (seen & ~off) | on)) /* partner: the loads of both, there and in is_dead */
+    while (!cl__swap_if(word, &seen, ((seen & ~off) | on) + CL__COUNT)) /* partner: the loads there and in is_dead */
         continue;
 }
 

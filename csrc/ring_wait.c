@@ -54,17 +54,25 @@ static int64_t is_there(void *object)
     return (cl__load(&ring->shared->doors[!want->which].word) & CL__CLOSED) != 0; /* trying says what that means */
 }
 
-/* Whether the other side has died. First the word, then the lease, then the word: see cl_ring_leave. */
+/* Whether the other side has died. First the word, then the lease, then the word: see cl_ring_leave. That it says OPEN again is
+ * not enough:
+ *
+ *     we: OPEN     A: closes, gives up the lease     we: nobody has it     B: takes it, OPEN     we: OPEN, so A has died
+ *
+ * As it is, A and B have counted. So do we, if another thread of ours serves that door meanwhile: then we ask again later. */
 static int64_t is_dead(void *object)
 {
     const wanted *want = object;
     _Atomic uint32_t *word = &want->ring->shared->doors[!want->which].word;
-    if (!(cl__load(word) & CL__OPEN))
+    uint32_t seen = cl__load(word) & ~(uint32_t)CL__ASKS; /* partner: set_state; so for the second look */
+    if (!(seen & CL__OPEN))
         return 0;
+    CL_FAULT(300);
     int64_t held = cl__segment_part_is_held(want->ring->segment, !want->which);
     if (held != 0)
         return held < 0 ? held : 0;
-    if (!(cl__load(word) & CL__OPEN))
+    CL_FAULT(301);
+    if ((cl__load(word) & ~(uint32_t)CL__ASKS) != seen)
         return 0;
     /* What it did before its end is all there by now: the kernel has freed its lock after that. */
     int64_t there = is_there(object);

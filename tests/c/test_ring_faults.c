@@ -3,11 +3,13 @@
 #include "ring_killed.h"
 
 static int left = -1; /* so many more points are passed; -1: all of them */
+static void (*interlude)(int point); /* what others do meanwhile */
 
 void cl_fault(int point);
 void cl_fault(int point)
 {
-    (void)point;
+    if (interlude)
+        interlude(point);
     if (left == 0)
         _exit(9);
     left -= left > 0;
@@ -29,9 +31,45 @@ static int end_at(const deed *each, ringed one, int number, pid_t *victim)
     return WEXITSTATUS(status) == 9;
 }
 
+/* ---- another one between two steps ---------------------------------------------------------------------------------------- */
+
+static ringed first, second;
+
+static void one_goes_and_one_comes(int point)
+{
+    void (*self)(int) = interlude;
+    interlude = NULL;
+    if (point == 300)
+        CHECK_IS(cl_ring_leave(first.ring, CL_RING_PRODUCER), 0);
+    if (point == 301)
+        CHECK_IS(cl_ring_take(second.ring, CL_RING_PRODUCER), 0);
+    interlude = self;
+}
+
+/* In is_dead: the first producer closes before we ask for its lease, the second is there before we look again. */
+static void a_successor_is_nobodys_death(void)
+{
+    say_about("a producer that closes, and its successor");
+    ringed consumer = new_ring(1);
+    first = ring_again(fd_of(consumer));
+    second = ring_again(fd_of(consumer));
+    CHECK_IS(cl_ring_take(consumer.ring, CL_RING_CONSUMER), 0);
+    CHECK_IS(cl_ring_take(first.ring, CL_RING_PRODUCER), 0);
+    interlude = one_goes_and_one_comes;
+    CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), 0);
+    interlude = NULL;
+    CHECK(ring_report(second).taken[CL_RING_PRODUCER]);
+    CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), 0);
+    end_ring(first);
+    end_ring(second);
+    CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), -EOWNERDEAD); /* freed, not left: as if it had died */
+    end_ring(consumer);
+}
+
 int main(void)
 {
     int all = 0;
+    a_successor_is_nobodys_death();
     for (int i = 0; i < DEEDS; i++) {
         int was_done = 0, number = 0, goes_on = 1;
         for (; goes_on; number++) {
