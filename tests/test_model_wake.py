@@ -46,6 +46,10 @@ def check(directory, *defines):
         ["KILL", "WAITERS=1", "RECORDS=4"],
         ["KILL", "WAITERS=2", "RECORDS=3"],
         ["KILL", "WAITERS=3", "RECORDS=1"],
+        ["BARRIER", "WAITERS=1", "RECORDS=4"],
+        ["BARRIER", "WAITERS=2", "RECORDS=3"],
+        ["BARRIER", "WAITERS=3", "RECORDS=1"],
+        ["BARRIER", "KILL", "WAITERS=2", "RECORDS=2"],
     ],
     ids=" ".join,
 )
@@ -62,3 +66,11 @@ def test_nobody_sleeps_for_ever(tmp_path, bounds):
 )
 def test_a_mutation_is_found(tmp_path, mutation):
     assert check(tmp_path, "WAITERS=3", mutation)[0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mutation", ["NO_BARRIER", "BARRIER_FIRST", "BARRIER_LAST", "NO_LOOK", "CLEAR_AFTER_WAKE", "NO_COUNT", "NO_COMPARE"]
+)
+def test_a_mutation_of_the_barrier_is_found(tmp_path, mutation):
+    assert check(tmp_path, "BARRIER", "WAITERS=3", mutation)[0] > 0

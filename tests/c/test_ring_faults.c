@@ -33,43 +33,60 @@ static int end_at(const deed *each, ringed one, int number, pid_t *victim)
 
 /* ---- another one between two steps ---------------------------------------------------------------------------------------- */
 
-static ringed first, second;
-
-static void one_goes_and_one_comes(int point)
-{
-    void (*self)(int) = interlude;
-    interlude = NULL;
-    if (point == 300)
-        CHECK_IS(cl_ring_leave(first.ring, CL_RING_PRODUCER), 0);
-    if (point == 301)
-        CHECK_IS(cl_ring_take(second.ring, CL_RING_PRODUCER), 0);
-    interlude = self;
-}
+static ringed second;
+static pid_t closer;
+static int go[2];
 
 /* In is_dead: the first producer closes before we ask for its lease, the second is there before we look again. */
-static void a_successor_is_nobodys_death(void)
+static void one_goes_and_one_comes(int point)
 {
-    say_about("a producer that closes, and its successor");
+    int status;
+    if (point == 300) {
+        CHECK_IS(write(go[1], "", 1), 1);
+        MUST(waitpid(closer, &status, 0));
+    }
+    if (point == 301) {
+        interlude = NULL;
+        CHECK_IS(cl_ring_take(second.ring, CL_RING_PRODUCER), 0);
+    }
+}
+
+/* `points`: how far the first one comes with closing; -1: to its end. */
+static void a_successor_is_nobodys_death(int points)
+{
+    char byte;
+    say_about("a producer that closes, with %d points left, and its successor", points);
     ringed consumer = new_ring(1);
-    first = ring_again(fd_of(consumer));
-    second = ring_again(fd_of(consumer));
     CHECK_IS(cl_ring_take(consumer.ring, CL_RING_CONSUMER), 0);
-    CHECK_IS(cl_ring_take(first.ring, CL_RING_PRODUCER), 0);
+    make_pipe(go);
+    closer = (pid_t)MUST(fork());
+    if (closer == 0) {
+        ringed first = ring_again(fd_of(consumer));
+        CHECK_IS(cl_ring_take(first.ring, CL_RING_PRODUCER), 0);
+        CHECK_IS(read(go[0], &byte, 1), 1);
+        left = points;
+        CHECK_IS(cl_ring_leave(first.ring, CL_RING_PRODUCER), 0);
+        _exit(0);
+    }
+    second = ring_again(fd_of(consumer));
+    EVENTUALLY(stats_of(consumer).open[CL_RING_PRODUCER]);
     interlude = one_goes_and_one_comes;
     CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), 0);
-    interlude = NULL;
-    CHECK(ring_report(second).taken[CL_RING_PRODUCER]);
+    CHECK(interlude == NULL); /* it has looked twice */
     CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), 0);
-    end_ring(first);
     end_ring(second);
     CHECK_IS(cl_ring_look(consumer.ring, CL_RING_CONSUMER, 0), -EOWNERDEAD); /* freed, not left: as if it had died */
     end_ring(consumer);
+    close(go[0]);
+    close(go[1]);
 }
 
 int main(void)
 {
     int all = 0;
-    a_successor_is_nobodys_death();
+    for (int points = 1; points < 8; points++) /* from when its word says CLOSED */
+        a_successor_is_nobodys_death(points);
+    a_successor_is_nobodys_death(-1);
     for (int i = 0; i < DEEDS; i++) {
         int was_done = 0, number = 0, goes_on = 1;
         for (; goes_on; number++) {

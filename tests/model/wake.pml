@@ -6,6 +6,11 @@
  * an even number sleep on the word (SLEEP), the others on a descriptor (POLL). With KILL the publisher may be killed before
  * any step, and any waiter while it waits.
  *
+ * BARRIER is the variant without an exchange, for a publisher that must be fast: W1 is a plain store (a release), and the waiter,
+ * after W2 and before W4, makes every processor that runs one of us empty its buffer (membarrier(2), in Linux). A publisher
+ * that is on no processor has been through a switch, which empties it too; a dead one's stores have all arrived. Servings are
+ * read-modify-writes as before.
+ *
  * What must hold: nobody sleeps for ever over something that was published. The 100 ms after which a sleeper looks by itself
  * are left out, as they would hide every mistake; but where the publisher was killed they are what ends the sleep.
  *
@@ -17,7 +22,11 @@
  *   CLEAR_AFTER_WAKE   the bits are taken out after the wake-up, not before
  *   NO_COUNT           servings are not counted: another waiter puts the bit back that a serving took out
  *   COUNT_FIRST        they are counted before the bits are taken out
- *   NO_COMPARE         the sleep does not compare the word: what came between the look and the sleep is lost */
+ *   NO_COMPARE         the sleep does not compare the word: what came between the look and the sleep is lost
+ * and with BARRIER also:
+ *   NO_BARRIER         the waiter makes nobody empty anything
+ *   BARRIER_FIRST      it does so before it has or-ed its bit in
+ *   BARRIER_LAST       it does so after it has looked */
 #ifndef RECORDS
 #define RECORDS 2
 #endif
@@ -74,7 +83,7 @@ active proctype publisher()
     :: n < RECORDS ->
         n++;
         MAYBE_KILLED;
-#ifdef PLAIN_STORE
+#if defined(PLAIN_STORE) || defined(BARRIER)
         atomic { !buffered -> stored = n; buffered = true };
 #else
         atomic { !buffered -> tail = n };                       /* W1 */
@@ -108,6 +117,9 @@ killed:
     skip
 }
 
+/* membarrier(2): when it returns, all stores from before it are in memory. Until then others go on. */
+#define MAKE_ALL_EMPTY (!buffered)
+
 proctype waiter(byte me)
 {
     byte head = 0, seen = 0, count = 0;
@@ -120,10 +132,16 @@ proctype waiter(byte me)
         if
         :: tail != head -> head++                               /* there is one */
         :: tail == head ->
+#ifdef BARRIER_FIRST
+            MAKE_ALL_EMPTY;
+#endif
 #ifdef STORE_BIT
             atomic { seen = BIT(me); word = seen; count = served };
 #else
             atomic { word = word | BIT(me); seen = word; count = served };  /* W2 */
+#endif
+#if defined(BARRIER) && !defined(NO_BARRIER) && !defined(BARRIER_FIRST) && !defined(BARRIER_LAST)
+            MAKE_ALL_EMPTY;
 #endif
             if
 #ifndef NO_LOOK
@@ -131,6 +149,9 @@ proctype waiter(byte me)
             :: tail == head ->
 #else
             :: true ->
+#endif
+#ifdef BARRIER_LAST
+                MAKE_ALL_EMPTY;
 #endif
                 /* The kernel compares and sleeps in one step; a descriptor is readable from when its bit was served. */
                 atomic {
