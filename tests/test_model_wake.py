@@ -17,12 +17,12 @@ pytestmark = [
 ]
 
 
-def check(directory, *defines):
+def check(directory, *defines, optimise="-O1"):
     """How many errors spin finds, and how many states it has seen."""
     flags = [f"-D{each}" for each in defines]
     subprocess.run(["spin", *flags, "-a", str(MODEL)], cwd=directory, check=True, capture_output=True, timeout=60)
     subprocess.run(
-        [*CC, "-O2", "-w", "-DSAFETY", "-o", "pan", "pan.c"],
+        [*CC, optimise, "-w", "-DSAFETY", "-o", "pan", "pan.c"],
         cwd=directory,
         check=True,
         capture_output=True,
@@ -42,7 +42,7 @@ def check(directory, *defines):
     [
         ["WAITERS=1", "RECORDS=4"],
         ["WAITERS=2", "RECORDS=3"],
-        ["WAITERS=3", "RECORDS=2"],
+        ["WAITERS=3", "RECORDS=1"],
         ["KILL", "WAITERS=1", "RECORDS=4"],
         ["KILL", "WAITERS=2", "RECORDS=3"],
         ["KILL", "WAITERS=3", "RECORDS=1"],
@@ -65,7 +65,7 @@ def test_nobody_sleeps_for_ever(tmp_path, bounds):
     ["PLAIN_STORE", "NO_LOOK", "STORE_BIT", "WAKE_ONE", "CLEAR_AFTER_WAKE", "NO_COUNT", "COUNT_FIRST", "NO_COMPARE"],
 )
 def test_a_mutation_is_found(tmp_path, mutation):
-    assert check(tmp_path, "WAITERS=3", mutation)[0] > 0
+    assert check(tmp_path, "WAITERS=3", mutation, optimise="-O0")[0] > 0
 
 
 @pytest.mark.slow
@@ -73,4 +73,4 @@ def test_a_mutation_is_found(tmp_path, mutation):
     "mutation", ["NO_BARRIER", "BARRIER_FIRST", "BARRIER_LAST", "NO_LOOK", "CLEAR_AFTER_WAKE", "NO_COUNT", "NO_COMPARE"]
 )
 def test_a_mutation_of_the_barrier_is_found(tmp_path, mutation):
-    assert check(tmp_path, "BARRIER", "WAITERS=3", mutation)[0] > 0
+    assert check(tmp_path, "BARRIER", "WAITERS=3", mutation, optimise="-O0")[0] > 0

@@ -7,8 +7,12 @@
  * loads again. Memory is sequentially consistent. When to ask for a lease is left out: who would wait asks at once, and
  * then waits until something changes. If nothing can change any more, the monitor looks at what is left.
  *
+ * CANCELS: a producer may let go of what it has claimed, which makes a TOMBSTONE. Whoever takes that away moves the head.
+ *
  * Mutations, each of which must be found: IDLE_IGNORES_DEAD, NO_LEASE, CURSOR_FIRST, NO_LAP, REPAIRS_FIRST, JOIN_KEEPS,
- * ASK_BY_TIME. tests/test_models.py says with what bounds. */
+ * ASK_BY_TIME; and of taking TOMBSTONEs away: HEAD_STAYS (it does not move the head), HEAD_STORED (the head is stored, also if
+ * it is further by then), HEAD_TO_TAIL (a producer moves it to where it is itself). tests/test_models.py says with what
+ * bounds. */
 
 #ifndef SLOTS
 #define SLOTS 2
@@ -156,9 +160,30 @@ inline join()
 #define MAY_BE_WRITTEN(word, position) (STATE(word) == EMPTY && LAP(word) == (position) / SLOTS)
 #endif
 
+/* queue.c, step(): two circles are walked only while others run ahead, who move the cursor. C begins anew MOST_ROUNDS times. */
+#define MOST_STEPS (2 * (SLOTS - 1) + 4)
+#define STEP(cursor) \
+    t++; \
+    assert(t - begun <= MOST_STEPS || cursor != begun)
+
+/* queue.c, clear_tombstone(), after its CAS of the slot: a load of the head, and a CAS while it is not as far */
+inline move_head(next)
+{
+    atomic {
+        if
+#ifdef HEAD_STORED
+        :: true -> head = next
+#elif !defined(HEAD_STAYS)
+        :: next > head -> head = next
+#endif
+        :: else
+        fi }
+}
+
 inline claim_to_write()
 {
-    t = tail;
+    atomic { t = tail; begun = t };
+looks:
     do
     :: atomic {
         w = slot[t % SLOTS];
@@ -174,8 +199,12 @@ inline claim_to_write()
 #endif
         :: else ->
             if
-            :: LAP(w) >= t / SLOTS -> t++
-            :: LAP(w) < t / SLOTS && STATE(w) == TOMBSTONE -> slot[t % SLOTS] = WORD(LAP(w) + 1, EMPTY, 0)
+            :: LAP(w) >= t / SLOTS -> STEP(tail)
+            :: LAP(w) < t / SLOTS && STATE(w) == TOMBSTONE ->
+                assert(LAP(w) == t / SLOTS - 1); /* clear_the_way: else it is taken for a scribbler's */
+                slot[t % SLOTS] = WORD(LAP(w) + 1, EMPTY, 0);
+                w = 0;
+                goto clears
             :: else ->
                 assert(STATE(w) != EMPTY); /* the tail would lead */
                 goto waits
@@ -186,7 +215,7 @@ inline claim_to_write()
 
 proctype producer(byte p; byte me; byte n; byte end)
 {
-    byte t, i, x;
+    byte t, begun, i, x;
     short w;
     {
         if
@@ -197,6 +226,13 @@ proctype producer(byte p; byte me; byte n; byte end)
         :: n <= end ->
 again:      claim_to_write();
             goto claimed;
+clears:
+#ifdef HEAD_TO_TAIL
+            move_head(t + 1);
+#else
+            move_head(t - SLOTS + 1);
+#endif
+            goto looks;
 #ifdef CURSOR_FIRST
 claims:     atomic {
                 if
@@ -207,6 +243,7 @@ claims:     atomic {
 waits:      atomic { slot[t % SLOTS] != w || (HELD(w) && OWNER(w) != me && IS_DEAD(OWNER(w))) ->
                 x = (slot[t % SLOTS] == w -> OWNER(w) : 0);
                 t = 0;
+                begun = 0;
                 w = 0 }
             if
             :: x -> recover(x)
@@ -215,7 +252,14 @@ waits:      atomic { slot[t % SLOTS] != w || (HELD(w) && OWNER(w) != me && IS_DE
             goto again;
 claimed:
 #ifndef CURSOR_FIRST
-            tail = t + 1;
+            atomic { tail = t + 1; begun = 0 };
+#endif
+#ifdef CANCELS
+            if
+            :: atomic { slot[t % SLOTS] = WORD(t / SLOTS, TOMBSTONE, 0); t = 0; n++ } /* cl_queue_cancel */
+                goto next
+            :: skip
+            fi;
 #endif
             first_half[t % SLOTS] = n;
             atomic {
@@ -224,35 +268,41 @@ claimed:
                 slot[t % SLOTS] = WORD(t / SLOTS, FULL, 0);
                 committed[n] = 1;
                 t = 0;
-                n++ }
+                n++ };
+next:       skip
         :: else -> break
         od;
         table[me] = 0;
         atomic { lease[me] = 0; done[p] = 1; me = 0; n = 0 }
     } unless {
-        atomic { !alive[p] -> me = 0; n = 0; t = 0; i = 0; x = 0; w = 0 } /* fewer states that differ in nothing */
+        atomic { !alive[p] -> me = 0; n = 0; t = 0; begun = 0; i = 0; x = 0; w = 0 } /* fewer states that differ in nothing */
     }
 }
 
 proctype consumer(byte p; byte me)
 {
-    byte t, i, x, value;
+    byte t, begun, i, x, value;
     short w;
     {
         assert(serves[p]);
-again:  t = head;
-        do
+again:  atomic { t = head; begun = t };
+looks:  do
         :: atomic {
             w = slot[t % SLOTS];
             if
             :: LAP(w) == t / SLOTS && (STATE(w) == FULL || STATE(w) == ORPHAN) ->
                 slot[t % SLOTS] = WORD(LAP(w), READING, me);
                 w = slot[t % SLOTS];
+                begun = 0;
                 goto claimed
-            :: LAP(w) == t / SLOTS && STATE(w) == TOMBSTONE -> slot[t % SLOTS] = WORD(LAP(w) + 1, EMPTY, 0)
-            :: LAP(w) > t / SLOTS || (LAP(w) == t / SLOTS && STATE(w) == READING) -> t++
+            :: LAP(w) == t / SLOTS && STATE(w) == TOMBSTONE ->
+                slot[t % SLOTS] = WORD(LAP(w) + 1, EMPTY, 0);
+                w = 0;
+                goto clears
+            :: LAP(w) > t / SLOTS || (LAP(w) == t / SLOTS && STATE(w) == READING) -> STEP(head)
             :: else ->
                 assert(LAP(w) == t / SLOTS || STATE(w) == READING || STATE(w) == ORPHAN); /* the head would lead */
+                begun = 0;
                 break
             fi }
         od;
@@ -303,6 +353,8 @@ again:  t = head;
 #endif
         fi;
         goto again;
+clears: move_head(t + 1);
+        goto looks;
 claimed:
         head = t + 1;
         t = t % SLOTS;
@@ -320,7 +372,7 @@ reads:  value = first_half[t];
             value = 0 }
         goto again
     } unless {
-        atomic { !alive[p] -> me = 0; t = 0; i = 0; x = 0; value = 0; w = 0 }
+        atomic { !alive[p] -> me = 0; t = 0; begun = 0; i = 0; x = 0; value = 0; w = 0 }
     }
 }
 
