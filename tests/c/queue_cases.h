@@ -148,6 +148,16 @@ static void registers(cl_queue *queue)
     CHECK(cl_queue_join(queue) > 0);
 }
 
+/* As another program does that was passed the descriptor. */
+static void attaches_and_registers(cl_queue *inherited)
+{
+    handle mine;
+    CHECK_IS(cl_segment_new(&mine.segment), 0);
+    CHECK_IS(cl_segment_attach(mine.segment, cl__segment_fd(inherited->segment), NULL, CL_SEGMENT_QUEUE, 0, 0), 0);
+    CHECK_IS(cl_queue_open(&mine.queue, mine.segment), 0);
+    CHECK(cl_queue_join(mine.queue) > 0);
+}
+
 static void leaves(cl_queue *queue)
 {
     cl_queue_claim claim;
@@ -193,6 +203,9 @@ static const killed_case cases[] = {
     {.what = "reserve and cancel", .work = reserves_and_cancels, .joins = 1, .puts = 1},
     {.what = "register", .work = registers, .puts = 1},
     {.what = "register in a dead one's place", .work = registers, .puts = 2, .dead_reader = 1, .dead_writer = 1, .members = 3},
+    {.what = "attach and register", .work = attaches_and_registers, .puts = 1},
+    {.what = "attach and register in a dead one's place", .work = attaches_and_registers, .puts = 2, .dead_reader = 1,
+     .dead_writer = 1, .members = 3},
     {.what = "leave", .work = leaves, .joins = 1, .puts = 2},
     {.what = "recover", .work = recovers, .joins = 1, .puts = 2, .dead_reader = 1, .dead_writer = 1},
     {.what = "recover, at most once", .work = recovers, .joins = 1, .puts = 2, .dead_reader = 1, .dead_writer = 1,

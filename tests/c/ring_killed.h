@@ -7,11 +7,11 @@
 
 enum { VICTIM_SIZE = 100 };
 
-/* Of the victim: its own handle, attached after the fork. */
+/* Of the victim: its own handle, attached after the fork; or the survivor's, which it inherited, if it is killed in attaching. */
 typedef struct deed {
     const char *name;
     int side;              /* the victim's; the survivor has the other one */
-    int takes;             /* what it is killed in is the taking of its side; else it has it before */
+    enum { HAS_IT, TAKES_IT, ATTACHES } begins; /* what it is killed in is the taking of its side; else it has it before */
     void (*before)(ringed survivor);
     void (*prepare)(ringed victim);
     void (*act)(ringed victim);
@@ -93,6 +93,16 @@ HELPER void take_consumer(ringed one)
     cl_ring_take(one.ring, CL_RING_CONSUMER);
 }
 
+HELPER void attach_and_take_producer(ringed inherited)
+{
+    take_producer(ring_again(fd_of(inherited)));
+}
+
+HELPER void attach_and_take_consumer(ringed inherited)
+{
+    take_consumer(ring_again(fd_of(inherited)));
+}
+
 HELPER void wait_a_moment(ringed one)
 {
     cl_ring_wait(one.ring, CL_RING_CONSUMER, 0, 0);
@@ -167,16 +177,20 @@ HELPER int consumer_was_left(ringed one)
 }
 
 static const deed deeds[] = {
-    {"put", CL_RING_PRODUCER, 0, no_preparation, no_preparation, put_record, was_put},
-    {"put, and wake", CL_RING_PRODUCER, 0, sleepy, no_preparation, put_record, was_put},
-    {"put, and ring a bell", CL_RING_PRODUCER, 0, listening, no_preparation, put_record, was_put},
-    {"put two at once", CL_RING_PRODUCER, 0, no_preparation, no_preparation, put_two, two_were_put},
-    {"get", CL_RING_CONSUMER, 0, put_record, no_preparation, get_and_drop, was_got},
-    {"wait", CL_RING_CONSUMER, 0, no_preparation, no_preparation, wait_a_moment, NULL},
-    {"take the producer's side", CL_RING_PRODUCER, 1, no_preparation, no_preparation, take_producer, was_taken},
-    {"take the consumer's side", CL_RING_CONSUMER, 1, no_preparation, no_preparation, take_consumer, consumer_was_taken},
-    {"close as producer", CL_RING_PRODUCER, 0, sleepy, put_record, leave_producer, was_left},
-    {"close as consumer", CL_RING_CONSUMER, 0, no_preparation, no_preparation, leave_consumer, consumer_was_left},
+    {"put", CL_RING_PRODUCER, HAS_IT, no_preparation, no_preparation, put_record, was_put},
+    {"put, and wake", CL_RING_PRODUCER, HAS_IT, sleepy, no_preparation, put_record, was_put},
+    {"put, and ring a bell", CL_RING_PRODUCER, HAS_IT, listening, no_preparation, put_record, was_put},
+    {"put two at once", CL_RING_PRODUCER, HAS_IT, no_preparation, no_preparation, put_two, two_were_put},
+    {"get", CL_RING_CONSUMER, HAS_IT, put_record, no_preparation, get_and_drop, was_got},
+    {"wait", CL_RING_CONSUMER, HAS_IT, no_preparation, no_preparation, wait_a_moment, NULL},
+    {"take the producer's side", CL_RING_PRODUCER, TAKES_IT, no_preparation, no_preparation, take_producer, was_taken},
+    {"take the consumer's side", CL_RING_CONSUMER, TAKES_IT, no_preparation, no_preparation, take_consumer, consumer_was_taken},
+    {"attach, take the producer's side", CL_RING_PRODUCER, ATTACHES, no_preparation, no_preparation, attach_and_take_producer,
+     was_taken},
+    {"attach, take the consumer's side", CL_RING_CONSUMER, ATTACHES, no_preparation, no_preparation, attach_and_take_consumer,
+     consumer_was_taken},
+    {"close as producer", CL_RING_PRODUCER, HAS_IT, sleepy, put_record, leave_producer, was_left},
+    {"close as consumer", CL_RING_CONSUMER, HAS_IT, no_preparation, no_preparation, leave_consumer, consumer_was_left},
 };
 enum { DEEDS = sizeof deeds / sizeof *deeds };
 
@@ -191,8 +205,10 @@ HELPER ringed survivor_of(const deed *each)
 /* In the child. */
 HELPER ringed victim_of(const deed *each, ringed survivor)
 {
+    if (each->begins == ATTACHES)
+        return survivor;
     ringed mine = ring_again(fd_of(survivor));
-    if (!each->takes)
+    if (each->begins == HAS_IT)
         CHECK(cl_ring_take(mine.ring, each->side) >= 0);
     each->prepare(mine);
     return mine;
