@@ -184,21 +184,22 @@ int64_t cl_queue_plan_of(const cl_queue *queue, cl_queue_plan *out)
     return 0;
 }
 
+/* Unsigned until the end: somebody may have scribbled numbers that go over. */
 static void count_slots(cl_queue *queue, cl_queue_report *out)
 {
-    int64_t gone = (int64_t)cl__load_relaxed(&queue->shared->tombstones); /* positions that were no records */
+    uint64_t gone = cl__load_relaxed(&queue->shared->tombstones); /* positions that were no records */
+    uint64_t put = 0, got = 0;
     for (uint64_t i = 0; i <= queue->mask; i++) {
         cl__word word = cl__load_relaxed(&cl__slot_at(queue, i)->word); /* partner: none: a count */
-        int64_t laps = (int64_t)cl__lap_of(word);
         unsigned state = cl__state_of(word);
         int is_in = state == CL__FULL || state == CL__READING || state == CL__ORPHAN;
-        out->enqueued = (int64_t)((uint64_t)out->enqueued + (uint64_t)(laps + is_in));
-        out->dequeued = (int64_t)((uint64_t)out->dequeued + (uint64_t)laps);
+        put += cl__lap_of(word) + (uint64_t)is_in;
+        got += cl__lap_of(word);
         out->size += is_in;
         gone -= state == CL__TOMBSTONE;
     }
-    out->enqueued = (int64_t)((uint64_t)out->enqueued - (uint64_t)gone);
-    out->dequeued = (int64_t)((uint64_t)out->dequeued - (uint64_t)gone - (uint64_t)out->lost);
+    out->enqueued = (int64_t)(put - gone);
+    out->dequeued = (int64_t)(got - gone - (uint64_t)out->lost);
 }
 
 /* All of them counts that nothing is ordered by: relaxed, without partners. */

@@ -640,6 +640,19 @@ static void survives_any_image(void)
     drop(&one);
 }
 
+/* Numbers that go over when they are summed up are only wrong. */
+static void counts_any_number(void)
+{
+    say_about("counters of somebody else's");
+    cl_queue_report report;
+    handle one = make(SLOTS, SIZE, 4, 0);
+    one.queue->shared->tombstones = 1ULL << 63;
+    one.queue->shared->lost = 1ULL << 63;
+    set_words(&one, cl__word_of(CL__LAP_MASK, CL__TOMBSTONE, 0), -1);
+    CHECK_IS(cl_queue_report_of(one.queue, &report), 0);
+    drop(&one);
+}
+
 /* While somebody scribbles. */
 static _Atomic int scribbling;
 
@@ -748,6 +761,7 @@ int main(void)
     is_recovered_once();
     survives_any_word();
     survives_any_image();
+    counts_any_number();
     survives_a_scribbler();
     is_not_believed();
     puts("ok");
