@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 REQUIRE = $(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p$(1), sep="\n")' \
 	>$(VENV)/requirements.txt && $(PIP) -r $(VENV)/requirements.txt
 
-.PHONY: help demo test build test-c asan tsan portable bench lint type clean
+.PHONY: help demo test build test-c asan tsan portable fuzz bench lint type clean
 
 help:
 	@echo 'make demo      build, install and show what it is worth: corelane bench --quick'
@@ -26,6 +26,7 @@ help:
 	@echo 'make test-c    the C programs of tests/c, no Python in them'
 	@echo 'make asan      the same under AddressSanitizer and UBSan'
 	@echo 'make tsan      the same under ThreadSanitizer'
+	@echo 'make fuzz      hostile segments under libFuzzer, which needs clang; SECONDS=60'
 	@echo 'make portable  the C programs and the tests against the portable build'
 	@echo 'make bench     all benchmarks'
 	@echo 'make lint      ruff, the import layers, the rules of the house'
@@ -56,6 +57,9 @@ test-c:
 	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=plain
 asan tsan:
 	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=$@
+
+fuzz:
+	@$(MAKE) --no-print-directory -f tests/fuzz/Makefile PYTHON='$(PYTHON)'
 
 portable: $(PORTABLE)/.built
 	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=portable
