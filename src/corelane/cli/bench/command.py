@@ -23,9 +23,9 @@ def bench(
 ) -> None:
     """Measure corelane beside raw C, subprocess, asyncio, uvloop and Rust on this machine.
 
-    SUBJECT is any of spawn, options, strategies, memory, descriptors, import, many, pipelines, jobs and cpu; without
-    one, all are measured (with --quick: spawn, options and import). Contenders whose compiler or package is missing are
-    left out, and a note says so.
+    SUBJECT is any of spawn, options, strategies, memory, descriptors, import, many, pipelines, jobs, cpu and ipc;
+    without one, all are measured (with --quick: spawn, options and import). Contenders whose compiler or package is
+    missing are left out, and a note says so.
     """
     try:
         harness.run(subjects, quick=quick, rust=not no_rust, cpu=cpu, json_file=json_file, pictures_directory=pictures)

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from corelane.cli.bench.report import Comparison, Curve, Report, Section, Tail
+from corelane.cli.bench import ipc_pictures
+from corelane.cli.bench.report import Comparison, Curve, Latency, Report, Section, Tail
 
 OUTLIER = 6.0
 OURS, OTHERS, FLOOR = "#1b7f5c", "#8a94a3", "#3a4a5f"
@@ -132,8 +133,16 @@ def draw(report: Report, directory: Path) -> list[Path]:
     plot = _plot()
     directory.mkdir(parents=True, exist_ok=True)
     caption = f"{report.machine.get('CPU', '')}, {report.machine.get('kernel', '')}"
-    drawn = [_section(plot, one, caption, directory / f"{_picture(one)}.png") for one in report.sections]
+    plain = [one for one in report.sections if not isinstance(one, Latency)]
+    drawn = [_section(plot, one, caption, directory / f"{_picture(one)}.png") for one in plain]
     drawn += [_comparison(plot, one, caption, directory / f"{one.key}.png") for one in report.comparisons]
     drawn += [_curve(plot, one, caption, directory / f"{one.key}.png") for one in report.curves]
     drawn += [_tail(plot, one, caption, directory / f"{one.key}.png") for one in report.tails]
+    figures = {one.key: ipc_pictures.latency(plot, one, caption) for one in report.sections if isinstance(one, Latency)}
+    figures |= {
+        one.key: ipc_pictures.PICTURES[one.key](plot, one, caption)
+        for one in report.grids
+        if one.key in ipc_pictures.PICTURES
+    }
+    drawn += [_save(plot, figure, directory / f"{key}.png") for key, figure in figures.items()]
     return drawn

@@ -130,9 +130,10 @@ class Series:
 class Server:
     """One contender's process: a command a line in, one JSON line back."""
 
-    def __init__(self, contender: Contender) -> None:
-        """Starts it. Raises OSError where the program cannot be started."""
+    def __init__(self, contender: Contender, patience: float = ANSWER_SECONDS) -> None:
+        """Starts it; it has `patience` seconds for each answer. Raises OSError where the program cannot be started."""
         self.contender = contender
+        self._patience = patience
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close())
         self._pending = b""
         try:
@@ -149,13 +150,13 @@ class Server:
         return ContenderFailed(f"{self.contender.label}: {why}{' - ' + said[0] if said else ''}")
 
     def _read_line(self) -> bytes:
-        """One line of the answer; raises ContenderFailed at end of file or after ANSWER_SECONDS."""
+        """One line of the answer; raises ContenderFailed at end of file or when the patience is at its end."""
         assert self._process.stdout is not None
         source = self._process.stdout.fileno()
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._patience
         while b"\n" not in self._pending:
             if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise self._failed(f"no answer in {ANSWER_SECONDS:.0f} s")
+                raise self._failed(f"no answer in {self._patience:.0f} s")
             chunk = os.read(source, 1 << 16)
             if not chunk:
                 raise self._failed(f"ended with status {self._process.wait()}")

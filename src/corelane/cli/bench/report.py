@@ -5,6 +5,7 @@ measures or prints.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -35,6 +36,79 @@ class Section:
             key: one.as_dict() | {"ratio_to_floor": self.ratio(key, self.floor)} for key, one in self.series.items()
         }
         return {"title": self.title, "floor": self.floor, "contenders": rows}
+
+
+@dataclass
+class Latency(Section):
+    """A table of latencies of which the long ones count, too; with what could not take part, and why."""
+
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        found = super().as_dict()
+        for key, row in found["contenders"].items():
+            row["p999_us"] = percentile(self.series[key].samples, 0.999) / 1e3
+        return found | {"missing": self.missing}
+
+
+@dataclass
+class Line:
+    """A row of a Grid. For each column a value a round; None where there is no such thing."""
+
+    label: str
+    ours: bool
+    cells: list[list[float] | None]
+
+
+@dataclass
+class Grid:
+    """A table of figures of any unit: contenders by what they were asked for, all in the same rounds."""
+
+    key: str
+    title: str
+    columns: list[str]
+    shown: list[Callable[[float], str]]
+    """How a value of each column is written."""
+    floor: str
+    lines: dict[str, Line]
+    missing: dict[str, str] = field(default_factory=dict)
+    """Labels of those that could not take part, and why."""
+    sizes: list[int] = field(default_factory=list)
+    """Where the columns are sizes of records in bytes: these, and the values are nanoseconds a record."""
+
+    def value(self, key: str, column: int) -> float | None:
+        """The median over the rounds."""
+        found = self.lines[key].cells[column] if key in self.lines else None
+        return statistics.median(found) if found else None
+
+    def ratio(self, key: str, to: str, column: int) -> float | None:
+        """The median over the rounds of one's value over the other's in the same round; None where one is missing."""
+        if key not in self.lines or to not in self.lines:
+            return None
+        mine, theirs = self.lines[key].cells[column], self.lines[to].cells[column]
+        if not mine or not theirs or len(mine) != len(theirs) or not all(theirs):
+            return None
+        return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+
+    def texts(self, key: str) -> list[str]:
+        """What a row says, column by column."""
+        values = [self.value(key, column) for column in range(len(self.columns))]
+        return ["-" if value is None else show(value) for show, value in zip(self.shown, values, strict=True)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        rows = {
+            key: {"label": line.label, "ours": line.ours, "texts": self.texts(key), "rounds": line.cells}
+            for key, line in self.lines.items()
+        }
+        return {
+            "title": self.title,
+            "columns": self.columns,
+            "floor": self.floor,
+            "contenders": rows,
+            "missing": self.missing,
+        }
 
 
 @dataclass(frozen=True)
@@ -202,6 +276,7 @@ class Report:
     comparisons: list[Comparison] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     tails: list[Tail] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -218,6 +293,7 @@ class Report:
             "comparisons": {comparison.key: comparison.as_dict() for comparison in self.comparisons},
             "curves": {curve.key: curve.as_dict() for curve in self.curves},
             "tails": {tail.key: tail.as_dict() for tail in self.tails},
+            "grids": {grid.key: grid.as_dict() for grid in self.grids},
             "targets": [target.as_dict() for target in self.targets],
             "notices": self.notices,
         }

@@ -17,6 +17,7 @@ from corelane.cli.bench import cpu as cpus
 from corelane.cli.bench import (
     curves,
     imports,
+    ipc,
     jobs,
     machine,
     many,
@@ -28,7 +29,7 @@ from corelane.cli.bench import (
     table,
 )
 from corelane.cli.bench.contenders import Available
-from corelane.cli.bench.report import Report
+from corelane.cli.bench.report import Grid, Latency, Report
 
 PIPE_COLUMNS = 110
 """Width of the tables where stdout is no terminal."""
@@ -136,6 +137,20 @@ def _cpu(available: Available, quick: bool, watch: table.Watcher, report: Report
         watch.show(table.tail_table(tail, watch.console))
 
 
+def _ipc(available: Available, quick: bool, watch: table.Watcher, report: Report) -> None:
+    def show(one: Latency | Grid) -> None:
+        watch.show(
+            table.latency_table(one, watch.console)
+            if isinstance(one, Latency)
+            else table.grid_table(one, watch.console)
+        )
+
+    tables, grids = ipc.measure(available, ipc.QUICK if quick else ipc.FULL, watch, show)
+    report.sections += tables
+    report.grids += grids
+    report.targets += ipc.targets(tables, grids)
+
+
 _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = {
     "spawn": _spawn,
     "options": _options,
@@ -147,6 +162,7 @@ _MEASURE: dict[str, Callable[[Available, bool, table.Watcher, Report], None]] = 
     "pipelines": _pipelines,
     "jobs": _jobs,
     "cpu": _cpu,
+    "ipc": _ipc,
 }
 
 SUBJECTS = tuple(_MEASURE)
@@ -155,9 +171,10 @@ SUBJECTS = tuple(_MEASURE)
 QUICK_SUBJECTS = ("spawn", "options", "import")
 """What a quick run measures unless told otherwise."""
 
-UNPINNED = ("spawn", "many", "pipelines", "jobs", "cpu")
-"""What is measured as the scheduler likes, for that is what callers get. The other subjects look for a few
-microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they keep to one CPU.
+UNPINNED = ("spawn", "many", "pipelines", "jobs", "cpu", "ipc")
+"""What is measured as the scheduler likes, for that is what callers get; ipc pins its players itself. The other
+subjects look for a few microseconds, and whether a child starts on the other CPU or on its parent's makes tens: they
+keep to one CPU.
 """
 
 
@@ -237,7 +254,8 @@ def run(
     with console.status("building the raw C baseline and the Rust contenders"):
         available = Available.load(rust=rust, may_wait=not quick)
     steady = _steady_cpu() if cpu is None else cpu
-    freely = f"{', '.join(UNPINNED)} as the scheduler likes, " if cpu is None else ""
+    freely = ", ".join(subject for subject in UNPINNED if subject != "ipc")
+    freely = f"{freely} as the scheduler likes, ipc a CPU for either side, " if cpu is None else ""
     header = machine.describe() | available.versions()
     header["placement"] = "not pinned" if steady is None else f"{freely}all else pinned to CPU {steady}"
     report = Report(header, quick, notices=available.notices)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from corelane.cli.bench.protocol import Series, percentile
 from corelane.cli.bench.published import ALL_100, AT_100, SEQUENTIAL, START_UP_US
-from corelane.cli.bench.report import Comparison, Curve, Report, Section, Tail, Target
+from corelane.cli.bench.report import Comparison, Curve, Grid, Latency, Report, Section, Tail, Target
 
 NARROW, BAR_NARROW, BAR_WIDE = 100, 9, 24
 """Below NARROW columns a bar has BAR_NARROW cells at most, else BAR_WIDE."""
@@ -63,7 +63,9 @@ class Watcher:
         task = self._progress.add_task(title, total=total, last="starting")
 
         def on_round(series: Series, number: int) -> None:
-            last = f"{series.contender.label} {series.round_medians[-1] / 1e3:,.0f} us"
+            last = series.contender.label
+            if series.rounds:
+                last += f" {series.round_medians[-1] / 1e3:,.0f} us"
             self._progress.update(task, advance=1, last=last)
 
         return on_round
@@ -252,6 +254,35 @@ def tail_table(tail: Tail, console: Console) -> Table:
         cells = [_us(one.p50), _us(one.p99), _us(p999[key]), _us(max(one.samples)), _times(tail.gain(key, 0.999))]
         style = "dim" if key == "alone" else "" if key == tail.floor else "bold green"
         table.add_row(one.contender.label, *cells, bar(p999[key], most, console), style=style)
+    return table
+
+
+def latency_table(one: Latency, console: Console) -> Table:
+    """p50 to p99.9 of each, ratios to the floor and to corelane, and who is missing."""
+    floor = one.series.get(one.floor)
+    name = "-" if floor is None else " ".join(floor.contender.label.split(",")[0].split()[:3])
+    table = _grid(one.title, "", "p50 us", "p99 us", "p99.9 us", f"vs {name}", "vs ours", "")
+    medians = [series.p50 for series in one.series.values()]
+    most = min(max(medians), OUTLIER * min(medians)) if medians else 0.0
+    for key, series in one.series.items():
+        cells = [_us(series.p50), _us(series.p99), _us(percentile(series.samples, 0.999))]
+        cells += [_times(one.ratio(key, one.floor)), _times(one.ratio(key, one.ours)), bar(series.p50, most, console)]
+        style = "bold green" if series.contender.ours else "dim" if series is floor else ""
+        table.add_row(series.contender.label, *cells, style=style)
+    for label, why in one.missing.items():
+        table.add_row(label, *["-"] * 5, why, style="dim")
+    return table
+
+
+def grid_table(grid: Grid, console: Console) -> Table:
+    """The medians, and who is missing."""
+    table = _grid(grid.title, "", *grid.columns, *([""] if grid.missing else []))
+    table.min_width = min(console.width, len(grid.title) + 1)
+    for key, line in grid.lines.items():
+        style = "bold green" if line.ours else "dim" if key == grid.floor else ""
+        table.add_row(line.label, *grid.texts(key), *([""] if grid.missing else []), style=style)
+    for label, why in grid.missing.items():
+        table.add_row(label, *["-"] * len(grid.columns), why, style="dim")
     return table
 
 

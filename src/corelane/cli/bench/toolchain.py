@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 Notice = Callable[[str], None]
@@ -37,12 +37,16 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True)
 class Native:
-    """Programs in C: two children, the baseline server that spawns them, and who takes part in the ping-pong."""
+    """Programs in C: two children, the baseline server that spawns them, who takes part in the ping-pong, and the
+    baselines of messages: in plain C, and by the core itself (None where its sources are not here).
+    """
 
     tiny: Path
     tiny_out: Path
     floor: Path
     pingpong: Path
+    ipc_floor: Path | None = None
+    ipc_core: Path | None = None
 
 
 def _directory(variable: str, in_checkout: str, beside: str) -> Path | None:
@@ -120,7 +124,7 @@ def _compile_child(cc: Sequence[str], output: Path, source: Path) -> None:
 
 
 def build_native(notice: Notice) -> Native | None:
-    """Builds tiny, tiny_out, spawn_floor and pingpong; None, with a notice, where they cannot be had."""
+    """Builds the programs in C; None, with a notice, where they cannot be had."""
     directory = _directory("CORELANE_BENCH_C", "c", "c")
     cc = compiler()
     if directory is None or cc is None:
@@ -140,6 +144,44 @@ def build_native(notice: Notice) -> Native | None:
         notice(f"the raw C baseline does not build: {error}")
         return None
     return Native(cache / "tiny", cache / "tiny_out", cache / "spawn_floor", cache / "pingpong")
+
+
+def build_ipc(native: Native, notice: Notice) -> Native:
+    """The same with the baselines of messages, which only that subject needs: with a notice, without them."""
+    directory, cc = _directory("CORELANE_BENCH_C", "c", "c"), compiler()
+    assert directory is not None
+    assert cc is not None
+    floor, core = native.tiny.with_name("ipc_floor"), None
+    try:
+        _compile(cc, [], floor, [directory / "ipc_floor.c"])
+    except (BuildFailed, OSError) as error:
+        notice(f"the raw C baseline of messages does not build: {error}")
+        return native
+    listing = directory.parents[1] / "csrc" / "native_build.py"
+    try:
+        if not listing.is_file():
+            raise BuildFailed("the sources of the core are not here")
+        core = _build_core(cc, directory, listing)
+    except (BuildFailed, OSError) as error:
+        notice(f"the C core alone is left out: {error}")
+    return replace(native, ipc_floor=floor, ipc_core=core)
+
+
+def _build_core(cc: Sequence[str], directory: Path, listing: Path) -> Path:
+    root = listing.parents[1]
+
+    def told(what: str) -> list[str]:
+        asked = [sys.executable, str(listing), what]
+        return subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+
+    sources = [root / name for name in told("--sources")]
+    program = directory / "ipc_core.c"
+    headers = sorted([*listing.parent.glob("*.h"), *listing.parent.glob("api/*.h"), directory / "ipc.h"])
+    output = _cache("ipc", [program, *sources, *headers], " ".join(cc)) / "ipc_core"
+    # Its flags, without what is said already and what is for those who change it.
+    flags = [flag for flag in told("--flags") if not flag.startswith(("-W", "-O", "-std"))]
+    _compile(cc, [*flags, f"-I{listing.parent}"], output, [program, *sources])
+    return output
 
 
 def _build_crates(directory: Path, cache: Path) -> dict[str, Path]:
