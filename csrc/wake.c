@@ -9,10 +9,17 @@
 
 enum { PROBE_EVERY = 32, LOOKS_PER_CLOCK = 32 };
 
+/* Whether it has come within the limit of late. */
+static int is_soon(cl__waiter *waiter)
+{
+    int64_t limit = cl__load_relaxed(&waiter->limit_ns);
+    return limit > 0 && cl__load_relaxed(&waiter->gap_ns) <= limit;
+}
+
 static int64_t spin_span(cl__waiter *waiter)
 {
     int64_t limit = cl__load_relaxed(&waiter->limit_ns);
-    if (limit <= 0 || cl__load_relaxed(&waiter->gap_ns) <= limit)
+    if (limit <= 0 || is_soon(waiter))
         return limit;
     uint32_t turn = cl__load_relaxed(&waiter->turns) + 1;
     cl__store_relaxed(&waiter->turns, turn);
@@ -31,17 +38,21 @@ static void learn(cl__waiter *waiter, int64_t took)
     cl__store_relaxed(&waiter->gap_ns, took);
 }
 
+static int64_t look_often(cl__look *look, void *object)
+{
+    int64_t rc = 0;
+    for (int i = 0; i < LOOKS_PER_CLOCK && (rc = look(object)) == 0; i++)
+        cl__relax();
+    return rc;
+}
+
 static int64_t spin(int64_t until, cl__look *look, void *object)
 {
     int64_t rc;
     do
-        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
-            if ((rc = look(object)) != 0)
-                return rc;
-            cl__relax();
-        }
-    while (cl__sys_now() < until);
-    return 0;
+        rc = look_often(look, object);
+    while (rc == 0 && cl__sys_now() < until);
+    return rc;
 }
 
 int64_t cl__wait_spin(cl__waiter *waiter, int64_t began, int64_t deadline, cl__look *look, void *object)
@@ -93,6 +104,11 @@ int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, c
     int64_t rc = look(object);
     if (rc != 0)
         return rc;
+    /* What comes at once needs no clock, which takes longer than to look. */
+    if (is_soon(waiter) && (rc = look_often(look, object)) != 0) {
+        cl__store_relaxed(&waiter->gap_ns, 0);
+        return rc;
+    }
     int64_t began = cl__sys_now();
     rc = cl__wait_spin(waiter, began, deadline, look, object);
     if (rc == 0)

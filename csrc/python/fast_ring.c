@@ -1,7 +1,7 @@
-/* The side of a ring that never blocks, holding the GIL: what corelane.shm.Ring inherits from.
+/* The calls of a ring that are short, holding the GIL, and their waits, without it: what corelane.shm.Ring inherits from.
  *
- * A call that cannot be done at once (full, empty, no side taken yet, an error) is left to a method of the Python class:
- * `_put_later`, `_get_later`, which takes the side, waits or raises. So what is fast is here, and what is said is there.
+ * Whatever else there is (no side taken yet, the end of the time, an error) is left to a method of the Python class:
+ * `_put_later`, `_get_later`, which takes the side or raises. So what is fast is here, and what is said is there.
  *
  * The GIL keeps the threads of this process from being two producers. Where it is let go, for a long copy, or does not keep
  * them (a free-threaded Python), `busy` says so: the others wait for it. It also says that memory is reserved, or looked at,
@@ -100,6 +100,28 @@ static int is_bound(ring_object *self)
 
 /* ---- arguments -------------------------------------------------------------------------------------------------------- */
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* -1: none. Wrong ones are told of at once, not only when it would come to waiting. */
+static int find_deadline(PyObject *self, PyObject *timeout, int64_t *deadline)
+{
+    *deadline = -1;
+    if (timeout == Py_None)
+        return 0;
+    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
+    double seconds = checked ? PyFloat_AsDouble(checked) : -1;
+    Py_XDECREF(checked);
+    if (seconds < 0)
+        return -1;
+    *deadline = now_ns() + (int64_t)(seconds * 1e9);
+    return 0;
+}
+
 typedef struct bytes_of {
     const void *data;
     Py_ssize_t size;
@@ -130,6 +152,30 @@ static void close_bytes(bytes_of *bytes)
         PyBuffer_Release(&bytes->view);
 }
 
+/* After `rc`, which put or get has met. 1: try again; 0: Python is to say what it means; -1: a signal's exception. */
+static int wait_after(ring_object *self, int side, int64_t size, int64_t rc, int64_t deadline)
+{
+    if (rc != -EAGAIN)
+        return 0;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        rc = cl_ring_wait(ring_of(self), side, size, deadline);
+        Py_END_ALLOW_THREADS
+        if (rc == -EINTR && PyErr_CheckSignals() < 0)
+            return -1;
+    } while (rc == -EINTR);
+    return rc == 1;
+}
+
+/* What is left of the time: a number of seconds, or None. */
+static PyObject *left_until(int64_t deadline)
+{
+    if (deadline < 0)
+        Py_RETURN_NONE;
+    int64_t left = deadline - now_ns();
+    return PyFloat_FromDouble(left > 0 ? (double)left / 1e9 : 0.0);
+}
+
 /* ---- putting ---------------------------------------------------------------------------------------------------------- */
 
 static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
@@ -146,7 +192,7 @@ static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
 }
 
 /* -1 and an exception, or 0 and the ring's answer. */
-static int put_object(ring_object *self, PyObject *data, int64_t *rc)
+static int put_object(ring_object *self, PyObject *data, Py_ssize_t *size, int64_t *rc)
 {
     bytes_of bytes;
     if (!is_bound(self) || open_bytes(data, &bytes) < 0)
@@ -155,29 +201,41 @@ static int put_object(ring_object *self, PyObject *data, int64_t *rc)
         close_bytes(&bytes);
         return -1;
     }
+    *size = bytes.size;
     *rc = put_bytes(self, &bytes);
     END(self, CL_RING_PRODUCER);
     close_bytes(&bytes);
     return 0;
 }
 
-static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
+    ring_object *self = (ring_object *)object;
     PyObject *timeout = Py_None;
-    int64_t rc;
-    if ((count != 1 || names) && (cl__fast_timeout("put", args, count, names, 1, &timeout) < 0 || cl__fast_check_timeout(self, timeout) < 0))
+    int64_t rc, deadline = -1;
+    int again = 1;
+    if ((count != 1 || names) &&
+        (cl__fast_timeout("put", args, count, names, 1, &timeout) < 0 || find_deadline(object, timeout, &deadline) < 0))
         return NULL;
-    if (put_object((ring_object *)self, args[0], &rc) < 0)
-        return NULL;
-    if (rc == 0)
-        Py_RETURN_NONE;
-    return cl__fast_later(self, "_put_later", rc, args[0], timeout);
+    while (again > 0) {
+        Py_ssize_t size = 0;
+        if (put_object(self, args[0], &size, &rc) < 0)
+            return NULL;
+        if (rc == 0)
+            Py_RETURN_NONE;
+        again = wait_after(self, CL_RING_PRODUCER, size, rc, deadline);
+    }
+    PyObject *left = again < 0 ? NULL : left_until(deadline);
+    PyObject *done = left ? cl__fast_later(object, "_put_later", rc, args[0], left) : NULL;
+    Py_XDECREF(left);
+    return done;
 }
 
 static PyObject *put_nowait(PyObject *self, PyObject *data)
 {
+    Py_ssize_t size;
     int64_t rc;
-    if (put_object((ring_object *)self, data, &rc) < 0)
+    if (put_object((ring_object *)self, data, &size, &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
@@ -293,14 +351,25 @@ static PyObject *get_object(ring_object *self, int64_t *rc)
     return bytes;
 }
 
-static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
+    ring_object *self = (ring_object *)object;
     PyObject *timeout = Py_None;
-    int64_t rc;
-    if ((count || names) && (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 || cl__fast_check_timeout(self, timeout) < 0))
+    int64_t rc, deadline = -1;
+    int again = 1;
+    if ((count || names) &&
+        (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 || find_deadline(object, timeout, &deadline) < 0))
         return NULL;
-    PyObject *bytes = get_object((ring_object *)self, &rc);
-    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, timeout, Py_None);
+    while (again > 0) {
+        PyObject *bytes = get_object(self, &rc);
+        if (bytes || PyErr_Occurred())
+            return bytes;
+        again = wait_after(self, CL_RING_CONSUMER, 0, rc, deadline);
+    }
+    PyObject *left = again < 0 ? NULL : left_until(deadline);
+    PyObject *bytes = left ? cl__fast_later(object, "_get_later", rc, left, Py_None) : NULL;
+    Py_XDECREF(left);
+    return bytes;
 }
 
 static PyObject *get_nowait(PyObject *self, PyObject *unused)
