@@ -143,6 +143,26 @@ def cpu_tables(sections: dict[str, Any]) -> Iterator[str]:
         yield from table(["", "p50 us", f"vs {floor['label']}" if floor else "-"], rows)
 
 
+def ipc_tables(sections: dict[str, Any], grids: dict[str, Any]) -> Iterator[str]:
+    """Messages between processes: round trips, then what is said in words."""
+    for key, one in sections.items():
+        if not key.startswith("ipc_"):
+            continue
+        floor = one["contenders"].get(one["floor"])
+        yield f"**{one['title']}** (us)\n"
+        rows = []
+        for each in one["contenders"].values():
+            times = [number(each[name], 2) for name in ("p50_us", "p99_us", "p999_us")]
+            rows.append([each["label"], *times, number(each["ratio_to_floor"], 2, "x")])
+        rows += [[label, why, "-", "-", "-"] for label, why in one["missing"].items()]
+        yield from table(["", "p50", "p99", "p99.9", f"vs {floor['label']}" if floor else "-"], rows)
+    for one in grids.values():
+        yield f"**{one['title']}**\n"
+        rows = [[each["label"], *each["texts"]] for each in one["contenders"].values()]
+        rows += [[label, why, *["-"] * (len(one["columns"]) - 1)] for label, why in one["missing"].items()]
+        yield from table(["", *one["columns"]], rows)
+
+
 def tail_tables(tails: dict[str, Any]) -> Iterator[str]:
     """The ping-pong."""
     for one in tails.values():
@@ -224,6 +244,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from end_to_end_tables(report["sections"])
     yield from cpu_tables(report["sections"])
     yield from tail_tables(report.get("tails", {}))
+    yield from ipc_tables(report["sections"], report.get("grids", {}))
     yield from comparison_tables(report["comparisons"])
     yield from curve_tables(report["curves"])
     yield from import_table(report["sections"])
@@ -232,7 +253,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
 
 def joined(report: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """A report with the parts that a later run measured."""
-    for part in ("sections", "tails", "comparisons", "curves"):
+    for part in ("sections", "tails", "grids", "comparisons", "curves"):
         report[part] = {**report.get(part, {}), **later.get(part, {})}
     labels = {target["label"] for target in later["targets"]}
     report["targets"] = [each for each in report["targets"] if each["label"] not in labels] + later["targets"]

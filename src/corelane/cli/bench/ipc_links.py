@@ -274,14 +274,14 @@ class ZmqPair(Link):
         self.directory = tempfile.mkdtemp(prefix="corelane-bench-")
         self.address = f"ipc://{self.directory}/pair"
         self.owner = os.getpid()
+        self.contexts: list[Any] = []
 
     def _open(self, *, bind: bool) -> Any:
         zmq = importlib.import_module("zmq")
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.PAIR)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        (self.socket.bind if bind else self.socket.connect)(self.address)
-        return self.socket
+        self.contexts.append(zmq.Context())
+        socket = self.contexts[-1].socket(zmq.PAIR)
+        (socket.bind if bind else socket.connect)(self.address)
+        return socket
 
     def open_sender(self) -> None:
         self.put = self._open(bind=True).send
@@ -290,8 +290,8 @@ class ZmqPair(Link):
         self.get = self._open(bind=False).recv
 
     def close(self) -> None:
-        if hasattr(self, "socket"):
-            self.context.destroy(linger=0)
+        for context in self.contexts:
+            context.destroy(linger=0)
         if os.getpid() == self.owner:
             import shutil
 
