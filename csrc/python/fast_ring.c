@@ -24,6 +24,7 @@
 
 typedef struct ring_object {
     cl__fast_object base;
+    PyObject *kept; /* the type of fast_kept.c */
     _Atomic int busy[CL_RING_SIDES];
 } ring_object;
 
@@ -439,17 +440,50 @@ static PyObject *get_records(PyObject *object, PyObject *const *args, Py_ssize_t
 
 /* ---- where it lies ------------------------------------------------------------------------------------------------------ */
 
-/* _hold(side) -> None: from here on the side is the program's. _let_go(side). */
-static PyObject *hold(PyObject *object, PyObject *argument)
+static PyObject *view_of(ring_object *self, const void *data, int64_t size, int is_readonly)
 {
-    ring_object *self = (ring_object *)object;
-    long side = PyLong_AsLong(argument);
-    if (PyErr_Occurred() || side < 0 || side >= CL_RING_SIDES || begin_slow(self, (int)side) < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no such side");
-    atomic_store(&self->busy[side], HELD_BY_THE_PROGRAM);
-    Py_RETURN_NONE;
+    PyObject *address = PyLong_FromVoidPtr((void *)data);
+    PyObject *kept = address ? PyObject_CallFunction(self->kept, "OOni", self->base.owner, address, (Py_ssize_t)size, is_readonly) : NULL;
+    PyObject *view = kept ? PyMemoryView_FromObject(kept) : NULL;
+    Py_XDECREF(address);
+    Py_XDECREF(kept);
+    return view;
 }
 
+/* _reserve(size) -> a view of so much room, or the ring's answer. From a view on, the side is the program's, until _let_go. */
+static PyObject *reserve(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    uint8_t *data;
+    Py_ssize_t size = PyLong_AsSsize_t(argument);
+    if ((size == -1 && PyErr_Occurred()) || !is_bound(self) || begin_slow(self, CL_RING_PRODUCER) < 0)
+        return NULL;
+    int64_t rc = cl_ring_reserve(ring_of(self), size, &data);
+    PyObject *view = rc < 0 ? NULL : view_of(self, data, size, 0);
+    if (rc == 0 && !view)
+        cl_ring_abandon(ring_of(self));
+    atomic_store(&self->busy[CL_RING_PRODUCER], view ? HELD_BY_THE_PROGRAM : FREE);
+    return rc < 0 ? PyLong_FromLongLong(rc) : view;
+}
+
+/* _peek() -> a view of the next record, or the ring's answer; as _reserve. */
+static PyObject *look_at(PyObject *object, PyObject *unused)
+{
+    ring_object *self = (ring_object *)object;
+    const uint8_t *data;
+    int64_t size;
+    (void)unused;
+    if (!is_bound(self) || begin_slow(self, CL_RING_CONSUMER) < 0)
+        return NULL;
+    int64_t rc = cl_ring_peek(ring_of(self), &data, &size);
+    PyObject *view = rc < 0 ? NULL : view_of(self, data, size, 1);
+    if (rc == 0 && !view)
+        cl_ring_rewind(ring_of(self));
+    atomic_store(&self->busy[CL_RING_CONSUMER], view ? HELD_BY_THE_PROGRAM : FREE);
+    return rc < 0 ? PyLong_FromLongLong(rc) : view;
+}
+
+/* _let_go(side) -> None. */
 static PyObject *let_go(PyObject *object, PyObject *argument)
 {
     ring_object *self = (ring_object *)object;
@@ -460,7 +494,7 @@ static PyObject *let_go(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-/* _commit(size) -> 0, or the ring's answer: for the reserved record. */
+/* _commit(size) -> how many, or the ring's answer: for the reserved record; the side is the ring's again. */
 static PyObject *commit(PyObject *object, PyObject *argument)
 {
     ring_object *self = (ring_object *)object;
@@ -470,11 +504,11 @@ static PyObject *commit(PyObject *object, PyObject *argument)
     atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
     int64_t rc = cl_ring_add(ring_of(self), size);
     rc = rc < 0 ? rc : cl_ring_commit(ring_of(self));
-    atomic_store(&self->busy[CL_RING_PRODUCER], HELD_BY_THE_PROGRAM);
+    atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
     return PyLong_FromLongLong(rc);
 }
 
-/* _release() -> their number, or the ring's answer: for what is looked at. */
+/* _release() -> their number, or the ring's answer: for what is looked at; the side is the ring's again. */
 static PyObject *release(PyObject *object, PyObject *unused)
 {
     ring_object *self = (ring_object *)object;
@@ -483,7 +517,7 @@ static PyObject *release(PyObject *object, PyObject *unused)
         return NULL;
     atomic_store(&self->busy[CL_RING_CONSUMER], IN_A_CALL);
     int64_t rc = cl_ring_release(ring_of(self));
-    atomic_store(&self->busy[CL_RING_CONSUMER], HELD_BY_THE_PROGRAM);
+    atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
     return PyLong_FromLongLong(rc);
 }
 
@@ -557,6 +591,24 @@ static PyObject *leave(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* _bind(address, owner, Kept) -> None. */
+static PyObject *bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ring_object *self = (ring_object *)object;
+    PyObject *done = cl__fast_bind(object, args, count == 3 ? 2 : 0);
+    if (!done)
+        return NULL;
+    Py_INCREF(args[2]);
+    self->kept = args[2];
+    return done;
+}
+
+static void dealloc(PyObject *object)
+{
+    Py_XDECREF(((ring_object *)object)->kept);
+    cl__fast_dealloc(object);
+}
+
 static PyMethodDef methods[] = {
     {"put", CL__FAST_CALL(put), METH_FASTCALL | METH_KEYWORDS,
      "put(data, timeout=None)\n\nPut one record, bytes or any buffer of them; wait until it fits, for `timeout` seconds at most.\n\n"
@@ -572,7 +624,8 @@ static PyMethodDef methods[] = {
     {"_put_records", CL__FAST_CALL(put_records), METH_FASTCALL, NULL},
     {"_get_some", get_some, METH_O, NULL},
     {"_get_records", CL__FAST_CALL(get_records), METH_FASTCALL, NULL},
-    {"_hold", hold, METH_O, NULL},
+    {"_reserve", reserve, METH_O, NULL},
+    {"_peek", look_at, METH_NOARGS, NULL},
     {"_let_go", let_go, METH_O, NULL},
     {"_commit", commit, METH_O, NULL},
     {"_release", release, METH_NOARGS, NULL},
@@ -581,13 +634,13 @@ static PyMethodDef methods[] = {
     {"_silence", silence, METH_O, NULL},
     {"_arm", CL__FAST_CALL(arm), METH_FASTCALL, NULL},
     {"_leave", leave, METH_NOARGS, NULL},
-    {"_bind", CL__FAST_CALL(cl__fast_bind), METH_FASTCALL, NULL},
+    {"_bind", CL__FAST_CALL(bind), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
-    {Py_tp_dealloc, cl__fast_dealloc},
+    {Py_tp_dealloc, dealloc},
     {Py_tp_doc, (void *)"The calls of a ring that do not wait."},
     {0, NULL},
 };

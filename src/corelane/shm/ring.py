@@ -9,7 +9,6 @@ A forked child has the object and none of its sides: it takes those that its par
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -40,6 +39,7 @@ __all__ = ["Peeked", "Reserved", "Ring", "RingStats", "SideStats"]
 _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
 _SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
 _NAMES = ("producer", "consumer")
+_any_size = integer(0, 2**62)
 _AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
     -errno.EAGAIN,
     -errno.ENOTCONN,
@@ -59,7 +59,8 @@ if TYPE_CHECKING:
         def _put_records(self, buffer: Any, size: int, first: int) -> int: ...
         def _get_some(self, most: int) -> list[bytes] | int: ...
         def _get_records(self, buffer: Any, size: int) -> int: ...
-        def _hold(self, side: int) -> None: ...
+        def _reserve(self, size: int) -> memoryview | int: ...
+        def _peek(self) -> memoryview | int: ...
         def _let_go(self, side: int) -> None: ...
         def _commit(self, size: int) -> int: ...
         def _release(self) -> int: ...
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
         def _silence(self, side: int, /) -> int: ...
         def _arm(self, side: int, size: int) -> int: ...
         def _leave(self) -> None: ...
-        def _bind(self, address: int, owner: object) -> None: ...
+        def _bind(self, address: int, owner: object, kept: type) -> None: ...
 
 else:
     _Calls = fast.RingCalls
@@ -173,7 +174,7 @@ class Ring(Bells, _Calls):
         core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
         ring = cls()
         ring._bells, ring._core, ring._segment, ring._spin = {}, core, segment, spin
-        ring._bind(int(ffi.cast("uintptr_t", core)), core)
+        ring._bind(int(ffi.cast("uintptr_t", core)), core, fast.Kept)
         lib.cl_ring_set_spin(ring._core, ns)
         ring._close_at_the_end()
         return ring
@@ -408,25 +409,19 @@ class Ring(Bells, _Calls):
             size: bytes; `commit(fewer)` of what is returned puts fewer of them.
             timeout: seconds to wait for the room.
         """
-        integer(0, 2**62)("size", size)
-        deadline = self._deadline(timeout)
-        out = ffi.new("uint8_t **")
+        _any_size("size", size)
+        deadline = -1 if timeout is None else self._deadline(timeout)
         while True:
             try:
-                self._hold(_PRODUCER)
-                rc = lib.cl_ring_reserve(self._core, size, out)
-                if rc == 0:
-                    return Reserved(self, self._map(out[0], size))
-                self._let_go(_PRODUCER)
+                found = self._reserve(size)
+                if not isinstance(found, int):
+                    return Reserved(self, found)
             except RuntimeError:
                 raise  # somebody else holds it
             except BaseException:
                 self._let_go(_PRODUCER)
                 raise
-            self._settle(rc, _PRODUCER, size, deadline)
-
-    def _map(self, address: Any, size: int, readonly: bool = False) -> memoryview:
-        return memoryview(fast.Kept(self._core, int(ffi.cast("uintptr_t", address)), size, readonly))
+            self._settle(found, _PRODUCER, size, deadline)
 
     # ---- getting ----
 
@@ -488,22 +483,19 @@ class Ring(Bells, _Calls):
 
         A producer that means harm can change it while it is read: copy what something is decided by.
         """
-        deadline = self._deadline(timeout)
-        data, size = ffi.new("uint8_t **"), ffi.new("int64_t *")
+        deadline = -1 if timeout is None else self._deadline(timeout)
         while True:
             try:
-                self._hold(_CONSUMER)
-                rc = lib.cl_ring_peek(self._core, data, size)
-                if rc == 0:
-                    return Peeked(self, self._map(data[0], size[0], readonly=True))
-                self._let_go(_CONSUMER)
+                found = self._peek()
+                if not isinstance(found, int):
+                    return Peeked(self, found)
             except RuntimeError:
                 raise  # somebody else holds it
             except BaseException:
                 lib.cl_ring_rewind(self._core)
                 self._let_go(_CONSUMER)
                 raise
-            self._settle(rc, _CONSUMER, 0, deadline)
+            self._settle(found, _CONSUMER, 0, deadline)
 
     def __iter__(self) -> Iterator[bytes]:
         """Its records, until the producer closes."""
@@ -576,10 +568,15 @@ class _Borrowed:
             raise ValueError("this record is done with: it was committed, released or given up")
         return self._ring
 
-    def _done(self, side: int) -> None:
-        ring = self._borrowed()
-        with contextlib.suppress(BufferError):  # somebody has a view of it: it stays mapped, and is the ring's again
+    def _hide(self) -> None:
+        try:  # noqa: SIM105 (a context manager takes half a microsecond)
             self.view.release()
+        except BufferError:  # somebody has a view of it: it stays mapped, and is the ring's again
+            pass
+
+    def _give_up(self, side: int) -> None:
+        ring = self._borrowed()
+        self._hide()
         ring._let_go(side)
         self._ring = None
 
@@ -595,15 +592,17 @@ class Reserved(_Borrowed):
     def commit(self, size: int | None = None) -> None:
         """Let the consumer have it, or its first `size` bytes."""
         ring, most = self._borrowed(), self.view.nbytes
-        rc = ring._commit(most if size is None else integer(0, most)("size", size))
-        self._done(_PRODUCER)
+        wanted = most if size is None else integer(0, most)("size", size)
+        self._hide()
+        rc = ring._commit(wanted)
+        self._ring = None
         if rc < 0:
             raise ring._failed(rc, _PRODUCER)
 
     def abandon(self) -> None:
         """Nothing was put."""
         lib.cl_ring_abandon(self._borrowed()._core)
-        self._done(_PRODUCER)
+        self._give_up(_PRODUCER)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._ring is not None:
@@ -625,15 +624,16 @@ class Peeked(_Borrowed):
     def release(self) -> None:
         """It is done with: its room is the producer's."""
         ring = self._borrowed()
+        self._hide()
         rc = ring._release()
-        self._done(_CONSUMER)
+        self._ring = None
         if rc < 0:
             raise ring._failed(rc, _CONSUMER)
 
     def keep(self) -> None:
         """It stays: the next get is of it."""
         lib.cl_ring_rewind(self._borrowed()._core)
-        self._done(_CONSUMER)
+        self._give_up(_CONSUMER)
 
     def __exit__(self, kind: object, *unused: object) -> None:
         if self._ring is not None:
