@@ -226,7 +226,7 @@ def test_with_one_cpu_nobody_spins(players, monkeypatch):
     assert subject.players_cpus() == (3, 3)
     players.mine, players.theirs, players.alone = 3, 3, True
     assert players.where == "both on CPU 3"
-    assert players.why_not("ring_spin", spins=True).startswith("one CPU")
+    assert players.why_not("ring_spin", spins=True).startswith("needs two")
     assert players.why_not("ring") is None
 
 

@@ -74,7 +74,7 @@ FLOW = (
     "iceoryx2",
 )  # fmt: skip
 LARGEST = dict.fromkeys(("ring_lists", "ring_arrays", "queue_lists", "faster_fifo_lists", "core.ring_many"), 64 * KIB)
-LARGEST |= dict.fromkeys(("queue", "iceoryx2"), MIB)
+LARGEST |= dict.fromkeys(("queue", "iceoryx2", "mp_simple_queue"), MIB)
 """Bytes of the largest records that a contender is asked for: beyond, a list is one record, and slots are gigabytes."""
 
 FAN = ("c.vyukov", "queue", "mp_simple_queue", "mp_queue", "faster_fifo")
@@ -131,7 +131,7 @@ FULL = IpcEffort(
     ms=150,
     sizes=(8, SIZE, KIB, 64 * KIB, MIB, 64 * MIB),
     many=(1, 2, 4, 8),
-    idle_ms=1000,
+    idle_ms=500,
     gaps=(0, 1, 5, 20),
     waiters=len(IDLE),
     kills=5,
@@ -193,7 +193,7 @@ class Players:
         if self._argv(key) is None:
             return "not built"
         if self.alone and spins:
-            return "one CPU: while one spins, the other cannot run"
+            return "needs two CPUs"
         return missing_package(key)
 
     def contender(self, key: str, label: str = "") -> Contender:
@@ -236,13 +236,15 @@ class Players:
         who: Sequence[Contender],
         ask: Callable[[Contender, int], dict[str, Any]],
         found: Callable[[Contender, dict[str, Any]], None],
+        rounds: int | None = None,
     ) -> dict[str, str]:
         """One round that does not count, and then all others; `ask(who, round)` is one. Returns those that failed on
         the way, and why; one of ours raises.
         """
-        on_round = self.watch(title, self.effort.rounds * len(who))
+        rounds = rounds or self.effort.rounds
+        on_round = self.watch(title, rounds * len(who))
         failed: dict[str, str] = {}
-        for number in range(-1, self.effort.rounds):
+        for number in range(-1, rounds):
             first = max(number, 0) % max(len(who), 1)
             for one in [*who[first:], *who[:first]]:
                 if one.key in failed:
@@ -331,8 +333,9 @@ def _grid(
     columns: dict[str, Callable[[float], str]],
     ask: Callable[[Contender, int, int], dict[str, Any] | None],
     missing: dict[str, str],
+    rounds: dict[int, int] | None = None,
 ) -> Grid:
-    """A Grid of what `ask(who, column, round)` answers, column by column."""
+    """A Grid of what `ask(who, column, round)` answers, column by column; `rounds`, where a column has others."""
     lines = {one.key: Line(one.label, one.ours, [None] * len(columns)) for one in who}
     for column, name in enumerate(columns):
 
@@ -345,7 +348,7 @@ def _grid(
         def asked(one: Contender, number: int, column: int = column) -> dict[str, Any]:
             return ask(one, column, number) or {}
 
-        gone = players.in_turn(f"{title}, {name}", there, asked, found)
+        gone = players.in_turn(f"{title}, {name}", there, asked, found, (rounds or {}).get(column))
         for lost in gone:
             lines[lost].cells[column] = None
     floor = who[0].key if who and who[0].key.startswith("c.") else ""
@@ -366,7 +369,9 @@ def flow(players: Players) -> Grid:
         return {} if number < -1 else players.ask(one, f"flow/{one.mode}", players.effort.ms, size)
 
     columns = {size_text(size): _flow_shown(size) for size in sizes}
-    found = _grid(players, "ipc_flow", f"one way, by size of the records ({players.where})", who, columns, ask, missing)
+    title = f"one way, by size of the records ({players.where})"
+    few = {column: 5 for column, size in enumerate(sizes) if size > MIB}  # each of which takes some seconds
+    found = _grid(players, "ipc_flow", title, who, columns, ask, missing, few)
     found.sizes = sizes
     return found
 
