@@ -3,7 +3,8 @@
  * A bell is a pipe of the waiter's. In shared memory is where it is: a process, a number there, an inode. Whoever rings opens
  * it anew through /proc, so nothing has to be passed on, and no name lies around. What is written in shared memory may be a
  * stranger's wish, also of one who may not write to the pipe he names, our stdout: so a byte is written only into a pipe of
- * our own user's that is marked as a bell; any other stays silent, and its owner looks by itself within 100 ms.
+ * our own user's that is marked as a bell; any other stays silent, and its owner looks by itself within 100 ms. Nothing else is
+ * even opened: of a device that alone may do something.
  *
  * The ringer opens both ends: a pipe that its owner has closed must not raise SIGPIPE. */
 #include "atomic.h"
@@ -71,11 +72,30 @@ void cl__bell_silence(cl__bell *bell)
         continue;
 }
 
-static int is_ours(int fd, int64_t inode)
+static int is_ours(int place, int64_t inode)
 {
     struct stat file;
-    return fstat(fd, &file) == 0 && S_ISFIFO(file.st_mode) && (int64_t)file.st_ino == inode && file.st_uid == geteuid() &&
-           is_marked(fd);
+    return fstat(place, &file) == 0 && S_ISFIFO(file.st_mode) && (int64_t)file.st_ino == inode && file.st_uid == geteuid();
+}
+
+/* The pipe to write to, or -1. It is looked at before it is opened, and what is opened is what was looked at. */
+static int open_theirs(int64_t pid, int32_t number, int64_t inode)
+{
+    char path[BELL_PATH];
+    snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)pid, number);
+    int place = (int)cl__sys_open_place(path), fd = -1;
+    if (place < 0)
+        return -1;
+    if (is_ours(place, inode)) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", place);
+        fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    }
+    close(place);
+    if (fd >= 0 && !is_marked(fd)) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
 }
 
 void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place)
@@ -83,18 +103,10 @@ void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place)
     int64_t pid = cl__load_acquire(&place->pid), inode = cl__load_relaxed(&place->inode); /* partner: cl__bell_open */
     int32_t number = cl__load_relaxed(&place->number);
     if (ringer->fd < 0 || ringer->inode != inode) {
-        char path[BELL_PATH];
         cl__ringer_close(ringer);
-        if (pid <= 0 || number < 0)
-            return;
-        snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)pid, number);
-        int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+        int fd = pid > 0 && number >= 0 ? open_theirs(pid, number, inode) : -1;
         if (fd < 0)
             return;
-        if (!is_ours(fd, inode)) {
-            close(fd);
-            return;
-        }
         ringer->fd = fd;
         ringer->inode = inode;
     }

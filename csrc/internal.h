@@ -37,6 +37,7 @@
 
 int cl__sys_leaves_errno(void);                        /* so that they may run beside the thread whose errno it is */
 int64_t cl__sys_open(const char *path, int flags);
+int64_t cl__sys_open_place(const char *path);          /* O_PATH: to look at what it is; -ENOTSUP */
 int64_t cl__sys_openat(int dir, const char *path, int flags);
 int64_t cl__sys_close(int fd);
 int64_t cl__sys_read(int fd, void *data, size_t size);

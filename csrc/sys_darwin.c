@@ -24,6 +24,12 @@ int64_t cl__sys_open(const char *path, int flags)
     return result_of(open(path, flags | O_CLOEXEC));
 }
 
+int64_t cl__sys_open_place(const char *path)
+{
+    (void)path;
+    return -ENOTSUP;
+}
+
 int64_t cl__sys_openat(int dir, const char *path, int flags)
 {
     return result_of(openat(dir, path, flags | O_CLOEXEC));

@@ -92,6 +92,11 @@ CL__CHILD int64_t cl__sys_open(const char *path, int flags)
     return CALL(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
 }
 
+int64_t cl__sys_open_place(const char *path)
+{
+    return cl__sys_open(path, O_PATH);
+}
+
 CL__CHILD int64_t cl__sys_openat(int dir, const char *path, int flags)
 {
     return CALL(__NR_openat, dir, path, flags | O_CLOEXEC, 0);

@@ -1,9 +1,13 @@
 """Several tasks, loops and threads that wait for one bell: nobody's wake-up is lost, and no loop is kept."""
 
+import array
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
+import struct
+import sys
 import threading
 import time
 
@@ -206,3 +210,66 @@ def test_a_forked_child_leaves_the_loop_of_its_parent_alone(ring):
         return await asyncio.wait_for(task, PATIENCE)
 
     assert asyncio.run(main()) == b"x"
+
+
+def test_nothing_but_a_bell_is_opened(ring, tmp_path):
+    """What stands in shared memory is a wish, also to open a device, which alone may do something."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    path = tmp_path / "precious"
+    with path.open("wb") as file:
+        try:
+            assert libc.inotify_add_watch(watch, os.fsencode(path), 0x20) >= 0  # IN_OPEN
+            door = ring.segment.buf[3 * 128 : 3 * 128 + 48]  # of the consumer: word, wake_at, pid, and its bell's place
+            struct.pack_into("qqi", door, 24, os.getpid(), os.fstat(file.fileno()).st_ino, file.fileno())
+            struct.pack_into("I", door, 0, 2 + 4)
+            ring.put(b"x")
+            with pytest.raises(BlockingIOError):
+                os.read(watch, 1000)
+            with open(path, "rb"):
+                assert os.read(watch, 1000)
+        finally:
+            os.close(watch)
+
+
+def test_two_threads_close_a_named_ring_at_once(name):
+    for _ in range(200):
+        ring = cl.Ring.create(1, name)
+        turn, failed = threading.Barrier(2), []
+
+        def close(ring=ring, turn=turn, failed=failed):
+            turn.wait(PATIENCE)
+            try:
+                ring.segment.close()
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+
+
+def test_buffers_of_all_kinds_in_their_order(ring):
+    kinds = (bytes, bytearray, memoryview, lambda item: array.array("B", item))
+    items = [kinds[i % 7 % 4](b"%d" % i) for i in range(50)]
+    ring.put_many(items)
+    assert ring.get_many(100) == [b"%d" % i for i in range(50)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 no buffer runs code of its own")
+def test_a_buffer_that_puts_itself(ring):
+    """Its code runs before we are the producer: what it puts comes first, and nothing is put twice."""
+
+    class Item:
+        def __buffer__(self, flags):
+            ring.put(b"from within")
+            return memoryview(b"itself")
+
+        def __release_buffer__(self, view):
+            ring.put(b"afterwards")
+
+    ring.put_many([b"1", Item(), b"2", b"3"])
+    assert ring.get_many(9) == [b"1", b"from within", b"itself", b"afterwards", b"2", b"3"]

@@ -55,11 +55,16 @@ static int begin_slow(ring_object *self, int side)
 #ifdef Py_GIL_DISABLED
 #define BEGIN(self, side) begin_slow(self, side)
 #define END(self, side) atomic_store(&(self)->busy[side], FREE)
+/* For a while in which the GIL is let go. Here nothing changes: we have been alone since BEGIN, and stay it until END. */
+#define KEEP_OUT(self, side) ((void)0)
+#define LET_IN(self, side) ((void)0)
 #else
 /* Plain loads and stores would do: nobody else runs. */
 #define BEGIN(self, side) \
     (atomic_load_explicit(&(self)->busy[side], memory_order_relaxed) == FREE ? 0 : begin_to_end(self, side))
 #define END(self, side) ((void)0)
+#define KEEP_OUT(self, side) atomic_store(&(self)->busy[side], IN_A_CALL)
+#define LET_IN(self, side) atomic_store(&(self)->busy[side], FREE)
 static int begin_to_end(ring_object *self, int side)
 {
     if (begin_slow(self, side) < 0)
@@ -184,11 +189,11 @@ static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
     if (bytes->size < COPY_WITHOUT_GIL)
         return cl_ring_try_put(ring_of(self), bytes->data, bytes->size);
     int64_t rc;
-    atomic_store(&self->busy[CL_RING_PRODUCER], IN_A_CALL);
+    KEEP_OUT(self, CL_RING_PRODUCER);
     Py_BEGIN_ALLOW_THREADS
     rc = cl_ring_try_put(ring_of(self), bytes->data, bytes->size);
     Py_END_ALLOW_THREADS
-    atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
+    LET_IN(self, CL_RING_PRODUCER);
     return rc;
 }
 
@@ -243,7 +248,14 @@ static PyObject *put_nowait(PyObject *self, PyObject *data)
     return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
-/* As many of a list's items from `first` on as fit, in one commit: their number, or what the first one of them met. */
+/* Whether giving out its buffer runs no code of anybody's, which might let other threads in, or put into this very ring. */
+static int is_plain(PyObject *item)
+{
+    return PyBytes_Check(item) || Py_TYPE(item) == &PyByteArray_Type || Py_TYPE(item) == &PyMemoryView_Type;
+}
+
+/* As many of a list's items from `first` on as fit, in one commit: their number, or what the first one of them met. It ends
+ * before one that is not plain. */
 static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
 {
     Py_ssize_t i, count = PyList_Size(items);
@@ -252,6 +264,8 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
         bytes_of bytes;
         uint8_t *out;
         PyObject *item = PyList_GetItem(items, i);
+        if (!is_plain(item))
+            break;
         Py_INCREF(item);
         int opened = open_bytes(item, &bytes);
         rc = opened < 0 ? -EFAULT : cl_ring_reserve(ring_of(self), bytes.size, &out);
@@ -270,6 +284,16 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
     return done > 0 ? done : rc;
 }
 
+/* 1, or the ring's answer. Its buffer is asked for before we begin, and given back after we have ended. */
+static PyObject *put_one(ring_object *self, PyObject *item)
+{
+    int64_t rc;
+    Py_INCREF(item); /* it may be taken out of its list meanwhile */
+    int failed = put_object(self, item, &rc) < 0;
+    Py_DECREF(item);
+    return failed ? NULL : PyLong_FromLongLong(rc == 0 ? 1 : rc);
+}
+
 /* _put_some(items, first) -> how many, at least 1, or the ring's answer. */
 static PyObject *put_some(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
@@ -277,7 +301,12 @@ static PyObject *put_some(PyObject *object, PyObject *const *args, Py_ssize_t co
     if (count != 2 || !PyList_Check(args[0]))
         return PyErr_Format(PyExc_TypeError, "_put_some() takes a list and an index");
     Py_ssize_t first = PyLong_AsSsize_t(args[1]);
-    if ((first == -1 && PyErr_Occurred()) || !is_bound(self) || BEGIN(self, CL_RING_PRODUCER) < 0)
+    if ((first == -1 && PyErr_Occurred()) || !is_bound(self))
+        return NULL;
+    PyObject *item = first >= 0 && first < PyList_Size(args[0]) ? PyList_GetItem(args[0], first) : NULL;
+    if (item && !is_plain(item))
+        return put_one(self, item);
+    if (BEGIN(self, CL_RING_PRODUCER) < 0)
         return NULL;
     int64_t rc = add_all(self, args[0], first);
     END(self, CL_RING_PRODUCER);
@@ -315,11 +344,11 @@ static PyObject *put_records(PyObject *object, PyObject *const *args, Py_ssize_t
 
 static void copy_without_gil(ring_object *self, char *to, const uint8_t *from, int64_t size)
 {
-    atomic_store(&self->busy[CL_RING_CONSUMER], IN_A_CALL);
+    KEEP_OUT(self, CL_RING_CONSUMER);
     Py_BEGIN_ALLOW_THREADS
     memcpy(to, from, (size_t)size);
     Py_END_ALLOW_THREADS
-    atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
+    LET_IN(self, CL_RING_CONSUMER);
 }
 
 /* The next record, looked at but not released. NULL: an exception, or *rc. */

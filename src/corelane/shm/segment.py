@@ -84,7 +84,7 @@ class Segment:
     A context manager: leaving the block closes it. `buf` is a memoryview of its data.
     """
 
-    __slots__ = ("__weakref__", "_core", "_kept", "_maker", "_name", "_path", "_report", "_view")
+    __slots__ = ("__weakref__", "_core", "_identity", "_kept", "_maker", "_name", "_path", "_report", "_view")
 
     def __init__(self) -> None:
         out = ffi.new("cl_segment **")
@@ -97,6 +97,7 @@ class Segment:
         self._name: str | None = None
         self._path: str | None = None
         self._maker = 0
+        self._identity = (0, 0)  # of the file: its device and its number
         self._view: memoryview | None = None
 
     # ---- making and attaching ----
@@ -275,6 +276,9 @@ class Segment:
 
     def _look(self) -> None:
         lib.cl_segment_report_of(self._core, self._report)
+        if self._report.fd >= 0:
+            there = os.fstat(self._report.fd)
+            self._identity = there.st_dev, there.st_ino
 
     # ---- what it is ----
 
@@ -399,19 +403,24 @@ class Segment:
         if self.closed:
             return
         if self._maker == os.getpid():
-            self.unlink()
+            self._unlink()
         self._view = None
         lib.cl_segment_let_go(self._core)
         self._look()
 
     def unlink(self) -> None:
         """Remove its name, if that is still its own: those who hold it keep it, nobody finds it any more."""
+        self._check_open()
+        self._unlink()
+
+    def _unlink(self) -> None:
+        """By what is known of the file: another thread that closes us, too, may have closed its descriptor by now."""
         self._maker = 0
         if self._path is None:
             return
         try:
-            mine, there = os.fstat(self.fileno()), os.lstat(self._path)
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+            there = os.lstat(self._path)
+            if (there.st_dev, there.st_ino) == self._identity:
                 os.unlink(self._path)
         except FileNotFoundError:
             return
