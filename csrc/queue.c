@@ -119,7 +119,7 @@ static int64_t clear_the_way(cl_queue *queue, cl__slot *slot, cl__word word, uin
     cl__store_relaxed(&queue->in_the_way, 0);
     switch (cl__state_of(word)) {
     case CL__TOMBSTONE: /* no consumer has come by; it may be anybody who takes it away */
-        if (cl__ahead(queue, word, position) != -(1LL << 16)) /* of the lap before: all positions before a tail were claimed */
+        if (cl__queue_ahead(queue, word, position) != -(1LL << 16)) /* of the lap before: all positions before a tail were claimed */
             return cannot_be(queue, word, position);
         clear_tombstone(queue, slot, word, position - queue->mask - 1);
         return 1;
@@ -149,7 +149,7 @@ static int64_t claim_to_write(cl_queue *queue, cl__slot **out, cl__word *claimed
         cl__slot *slot = cl__slot_at(queue, at.position);
         CL_FAULT(105);
         cl__word word = cl__load_acquire(&slot->word); /* partner: publish(), of the consumer of the lap before */
-        int64_t distance = cl__ahead(queue, word, at.position);
+        int64_t distance = cl__queue_ahead(queue, word, at.position);
         if (__builtin_expect(distance == 0 && cl__state_of(word) == CL__EMPTY, 1)) {
             *claimed = cl__word_of(cl__lap_of(word), CL__WRITING, cl__queue_me(queue));
             CL_FAULT(106);
@@ -323,7 +323,7 @@ static int64_t look_elsewhere(cl_queue *queue, cl__word at_head, cl__slot **slot
 static int64_t try_slot(cl_queue *queue, walk *at, cl__slot **slot, cl__word *word, int64_t only)
 {
     cl__queue_memory *shared = queue->shared;
-    int64_t distance = cl__ahead(queue, *word, at->position), rc;
+    int64_t distance = cl__queue_ahead(queue, *word, at->position), rc;
     unsigned state = cl__state_of(*word);
     if (state > CL__ORPHAN || (distance < 0 && !cl__may_be_behind(*word)))
         return cannot_be(queue, *word, at->position);

@@ -1,43 +1,9 @@
-/* What the files of the queue share: its memory, and the word of a slot. */
+/* What the files of the queue share: its memory. */
 #ifndef CORELANE_QUEUE_H
 #define CORELANE_QUEUE_H
 
 #include "members.h"
-
-enum { CL__LINE = 128 }; /* two of 64 bytes: processors fetch them in pairs */
-
-/* lap:48 | state:4 | owner:12. All zeros is EMPTY, of lap 0: so is a segment that was just made. */
-typedef uint64_t cl__word;
-enum cl__state { CL__EMPTY, CL__WRITING, CL__FULL, CL__READING, CL__TOMBSTONE, CL__ORPHAN };
-
-#define CL__LAP_MASK ((1ULL << 48) - 1)
-
-static inline cl__word cl__word_of(uint64_t lap, enum cl__state state, uint32_t owner)
-{
-    return lap << 16 | (uint64_t)state << 12 | owner;
-}
-
-static inline uint64_t cl__lap_of(cl__word word)
-{
-    return word >> 16;
-}
-
-static inline unsigned cl__state_of(cl__word word)
-{
-    return word >> 12 & 15;
-}
-
-static inline uint32_t cl__owner_of(cl__word word)
-{
-    return word & 4095;
-}
-
-typedef struct cl__slot {
-    _Atomic uint64_t word;
-    _Atomic uint32_t size; /* of the record; only its value is atomic: it is the word that orders it */
-    uint32_t unused;
-    uint8_t data[];
-} cl__slot;
+#include "slot.h"
 
 /* One behind the other in shared memory. Who writes to one line seldom needs another:
  *
@@ -94,10 +60,10 @@ static inline uint64_t cl__lap_at(const cl_queue *queue, uint64_t position)
     return position >> queue->shift & CL__LAP_MASK;
 }
 
-/* How many laps the slot is ahead of the position: laps go round, so they are compared as a difference. */
-static inline int64_t cl__ahead(const cl_queue *queue, cl__word word, uint64_t position)
+/* How many laps the slot is ahead of the position. */
+static inline int64_t cl__queue_ahead(const cl_queue *queue, cl__word word, uint64_t position)
 {
-    return (int64_t)((cl__lap_of(word) - cl__lap_at(queue, position)) << 16);
+    return cl__ahead(word, cl__lap_at(queue, position));
 }
 
 /* What a slot before its lap can be at the head: with a consumer, or back from one. All positions before a head were claimed. */

@@ -71,7 +71,7 @@ static int64_t look_for_record(wanted *want)
     for (uint64_t steps = 0; steps <= 2 * queue->mask + 4; steps++, position++) {
         CL_FAULT(150);
         cl__word word = cl__load(&cl__slot_at(queue, position)->word); /* W4; partner: publish(), of the producer */
-        int64_t distance = cl__ahead(queue, word, position);
+        int64_t distance = cl__queue_ahead(queue, word, position);
         unsigned state = cl__state_of(word);
         if (state <= CL__ORPHAN && (distance > 0 || (distance == 0 && state == CL__READING)))
             continue;
@@ -93,7 +93,7 @@ static int64_t look_for_room(wanted *want)
     for (uint64_t steps = 0; steps <= 2 * queue->mask + 4; steps++, position++) {
         CL_FAULT(151);
         cl__word word = cl__load(&cl__slot_at(queue, position)->word); /* W4; partner: publish(), of the consumer */
-        int64_t distance = cl__ahead(queue, word, position);
+        int64_t distance = cl__queue_ahead(queue, word, position);
         unsigned state = cl__state_of(word);
         if (state <= CL__ORPHAN && (distance > 0 || (distance == 0 && state != CL__EMPTY)))
             continue;
