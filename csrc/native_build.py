@@ -39,6 +39,7 @@ API = [
     "csrc/api/queue.h",
     "csrc/api/ring.h",
     "csrc/api/event.h",
+    "csrc/api/deque.h",
 ]
 
 COMMON = [
@@ -80,6 +81,8 @@ COMMON = [
     "csrc/ring_wait.c",
     "csrc/event.c",
     "csrc/segment_stream.c",
+    "csrc/deque.c",
+    "csrc/deque_object.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
@@ -124,6 +127,7 @@ PYTHON = [
     "csrc/python/fast_object.c",
     "csrc/python/fast_queue.c",
     "csrc/python/fast_ring.c",
+    "csrc/python/fast_deque.c",
 ]
 
 FLAGS = [

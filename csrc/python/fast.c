@@ -102,6 +102,7 @@ static PyMethodDef methods[] = {
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, cl__fast_add_kept},
     {Py_mod_exec, cl__fast_add_queue},
+    {Py_mod_exec, cl__fast_add_deque},
     {Py_mod_exec, cl__fast_add_ring},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},

@@ -8,6 +8,7 @@
 /* 0, or -1 and an exception. */
 int cl__fast_add_kept(PyObject *module);
 int cl__fast_add_queue(PyObject *module);
+int cl__fast_add_deque(PyObject *module);
 int cl__fast_add_ring(PyObject *module);
 
 #endif
