@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
     from corelane.shm.eventfd import EventFd
+    from corelane.shm.deque import Deque
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
@@ -76,6 +77,7 @@ _LATER = {
     "AsyncProcess": "corelane.process.async_process",
     "AsyncResults": "corelane.process.aio",
     "EventFd": "corelane.shm.eventfd",
+    "Deque": "corelane.shm.deque",
     "Function": "corelane.process.pipeline",
     "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
@@ -124,6 +126,7 @@ __all__ = [
     "CpuError",
     "CpuRefused",
     "EventFd",
+    "Deque",
     "File",
     "Function",
     "NonZeroExit",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.deque import Deque, DequeStats
     from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue, QueueStats
     from corelane.shm.queue_pool import QueuePool
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # To which module each name belongs.
 _LATER = {
+    "Deque": "deque",
+    "DequeStats": "deque",
     "EventFd": "eventfd",
     "Handle": "segment",
     "Queue": "queue",
@@ -63,6 +66,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Deque",
+    "DequeStats",
     "EventFd",
     "Handle",
     "Queue",
