@@ -240,7 +240,8 @@ void cl_deque_free(cl_deque *deque)
 /* A cl__look: 1: somebody was dead, so try again. */
 static int64_t is_somebody_dead(void *deque)
 {
-    return cl__members_ask_all(&((cl_deque *)deque)->members);
+    int64_t rc = cl__members_ask_all(&((cl_deque *)deque)->members);
+    return rc > 0 ? 1 : rc;
 }
 
 int64_t cl_deque_wait(cl_deque *deque, int64_t deadline)

@@ -48,6 +48,11 @@ static void is_a_deque(void)
     CHECK_IS(report.joined, 1);
     CHECK_IS(report.is_owner, 1);
     has_all_slots(&one);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_IS(push(one.deque, i), 0);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_IS(steal(one.deque), i);
+    CHECK_IS(one.deque->shared->top, one.deque->bottom); /* thieves begin where there is something */
     drop(&one);
     CHECK_IS(count_fds(), fds);
 }

@@ -1,12 +1,12 @@
 """Deques: the owner pushes and pops records at one end, newest first; thieves take the oldest at the other.
 
-A Deque owns its Segment, and the place of one participant in it: a lease that ends with the process, however it ends. One
-participant at a time is the owner, the one that pushed or popped first; when it dies another one may take its place, and
-what it had pushed is there. What never waits is C that keeps the GIL (csrc/python/fast_deque.c). Any thread of a process may
-use its Deque.
+A Deque owns its Segment, and the place of one participant in it: a lease that ends with the process, however it ends.
+One participant at a time is the owner, the one that pushed or popped first; when it dies another one may take its
+place, and what it had pushed is there. What never waits is C that keeps the GIL (csrc/python/fast_deque.c). Any thread
+of a process may use its Deque.
 
-A forked child has the object and no place: it is refused until it calls `register`. Deliberately not here: waiting for room.
-An owner that has none is the one that can make some.
+A forked child has the object and no place: it is refused until it calls `register`. Deliberately not here: waiting for
+room. An owner that has none is the one that can make some.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ else:
 class DequeStats:
     """Counted since the deque was made, over all who used it.
 
-    `size` is what is in it now, with what somebody works on; `most` the largest size. `failed_pushes` and `failed_takes`
-    raised QueueFull and QueueEmpty. `recoveries` counts participants found dead, `last_dead` is the pid of the last one;
-    `redelivered` are records whose taker died or gave them back; with at-most-once delivery these are `lost` instead.
+    `size` is what is in it now, with what somebody works on; `most` the largest size. `failed_pushes` and
+    `failed_takes` raised QueueFull and QueueEmpty. `recoveries` counts participants found dead, `last_dead` is the pid
+    of the last one; `redelivered` are records whose taker died or gave them back; with at-most-once delivery these are
+    `lost` instead.
     `owners` is how often somebody became the owner, `owner` its pid, `members` how many participate now.
     """
 
@@ -457,8 +458,8 @@ class Deque(Shared, _Calls):
             rc = found
 
     def steal_claim(self, timeout: float | None = None) -> Claimed:
-        """The oldest record where it lies, as `pop_claim`; for anybody. It keeps its slot: a push that comes round to it
-        finds no room.
+        """The oldest record where it lies, as `pop_claim`; for anybody. It keeps its slot: a push that comes round to
+        it finds no room.
 
         Args:
             timeout: seconds to wait for one.
