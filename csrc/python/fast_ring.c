@@ -287,9 +287,10 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
 /* 1, or the ring's answer. Its buffer is asked for before we begin, and given back after we have ended. */
 static PyObject *put_one(ring_object *self, PyObject *item)
 {
+    Py_ssize_t size;
     int64_t rc;
     Py_INCREF(item); /* it may be taken out of its list meanwhile */
-    int failed = put_object(self, item, &rc) < 0;
+    int failed = put_object(self, item, &size, &rc) < 0;
     Py_DECREF(item);
     return failed ? NULL : PyLong_FromLongLong(rc == 0 ? 1 : rc);
 }

@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from corelane.process.sequence import Sequence, SequenceResult
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
-    from corelane.shm.eventfd import EventFd
     from corelane.shm.deque import Deque
+    from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
@@ -125,8 +125,8 @@ __all__ = [
     "Corrupted",
     "CpuError",
     "CpuRefused",
-    "EventFd",
     "Deque",
+    "EventFd",
     "File",
     "Function",
     "NonZeroExit",
