@@ -26,9 +26,9 @@ extern "C" {
 #include "api/segment.h"
 #include "api/wait.h"
 #include "api/queue.h"
-#include "api/deque.h"
 #include "api/ring.h"
 #include "api/event.h"
+#include "api/deque.h"
 
 #ifdef __cplusplus
 }
