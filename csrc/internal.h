@@ -106,6 +106,7 @@ int64_t cl__sys_fork_held(int flags, int *pidfd);      /* returns twice */
 void cl__sys_exit(int code) __attribute__((noreturn));
 int64_t cl__sys_kill(int pid, int signal);             /* pid < 0: the group */
 int64_t cl__sys_now(void);                             /* CLOCK_MONOTONIC, ns */
+int64_t cl__sys_now_coarse(void);                      /* the same, of the last tick: for less */
 int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns); /* < 0: for ever */
 /* Linux only: a descriptor that does not block, CLOEXEC, and counts. */
 int64_t cl__sys_eventfd(int semaphore);
@@ -315,6 +316,7 @@ int64_t cl__memory_nameless(const char *directory, int mode); /* one that can be
 int64_t cl__memory_give_name(int fd, const char *path);       /* -EEXIST */
 int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size); /* so that no touch can fail for want of memory */
 int64_t cl__memory_open_anew(int fd, int flags); /* a description of its own; -ENOENT without /proc */
+int64_t cl__memory_give_back(int fd, int64_t offset, int64_t size); /* to the system; zeros when it is touched again */
 int64_t cl__memory_seal(int fd);            /* its size stays as it is */
 int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words); /* to NUMA nodes */
 int64_t cl__memory_populate(void *base, size_t size, int writes);

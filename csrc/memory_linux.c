@@ -9,6 +9,7 @@
 
 enum { MEMFD_CLOEXEC = 1, MEMFD_ALLOW_SEALING = 2, MEMFD_HUGETLB = 4, MEMFD_HUGE_SHIFT = 26 };
 enum { ADD_SEALS = 1033, SEAL_SEAL = 1, SEAL_SHRINK = 2, SEAL_GROW = 4 };
+enum { PUNCH_HOLE = 1 | 2 }; /* and the file keeps its size */
 enum { POPULATE_READ = 22, POPULATE_WRITE = 23 };
 
 static int64_t result_of(int64_t rc)
@@ -37,6 +38,11 @@ int64_t cl__memory_give_name(int fd, const char *path)
 int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size)
 {
     return result_of(fallocate(fd, 0, offset, size));
+}
+
+int64_t cl__memory_give_back(int fd, int64_t offset, int64_t size)
+{
+    return result_of(fallocate(fd, PUNCH_HOLE, offset, size));
 }
 
 int64_t cl__memory_seal(int fd)

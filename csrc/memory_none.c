@@ -25,6 +25,12 @@ int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size)
     return -ENOTSUP;
 }
 
+int64_t cl__memory_give_back(int fd, int64_t offset, int64_t size)
+{
+    (void)fd, (void)offset, (void)size;
+    return -ENOTSUP;
+}
+
 int64_t cl__memory_seal(int fd)
 {
     (void)fd;

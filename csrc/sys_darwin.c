@@ -392,6 +392,11 @@ int64_t cl__sys_now(void)
     return (int64_t)clock_gettime_nsec_np(CLOCK_UPTIME_RAW);
 }
 
+int64_t cl__sys_now_coarse(void)
+{
+    return (int64_t)clock_gettime_nsec_np(CLOCK_UPTIME_RAW_APPROX);
+}
+
 int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns)
 {
     int64_t ms = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;

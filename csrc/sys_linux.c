@@ -506,6 +506,13 @@ int64_t cl__sys_now(void)
     return now.tv_sec * CL__NS_PER_S + now.tv_nsec;
 }
 
+int64_t cl__sys_now_coarse(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return now.tv_sec * CL__NS_PER_S + now.tv_nsec;
+}
+
 int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns)
 {
     struct timespec limit = {.tv_sec = timeout_ns / CL__NS_PER_S, .tv_nsec = timeout_ns % CL__NS_PER_S};
