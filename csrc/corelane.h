@@ -29,6 +29,7 @@ extern "C" {
 #include "api/ring.h"
 #include "api/event.h"
 #include "api/deque.h"
+#include "api/buffers.h"
 
 #ifdef __cplusplus
 }

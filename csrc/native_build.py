@@ -40,6 +40,7 @@ API = [
     "csrc/api/ring.h",
     "csrc/api/event.h",
     "csrc/api/deque.h",
+    "csrc/api/buffers.h",
 ]
 
 COMMON = [
@@ -83,6 +84,8 @@ COMMON = [
     "csrc/segment_stream.c",
     "csrc/deque.c",
     "csrc/deque_object.c",
+    "csrc/buffers.c",
+    "csrc/buffers_object.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
@@ -128,6 +131,7 @@ PYTHON = [
     "csrc/python/fast_queue.c",
     "csrc/python/fast_ring.c",
     "csrc/python/fast_deque.c",
+    "csrc/python/fast_buffers.c",
 ]
 
 FLAGS = [

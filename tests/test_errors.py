@@ -46,6 +46,8 @@ PARENTS = {
     "QueueFull": (cl.ShmError,),
     "QueueEmpty": (cl.ShmError,),
     "Closed": (cl.ShmError,),
+    "PoolExhausted": (cl.ShmError,),
+    "StaleBlock": (cl.ShmError,),
     "PeerDied": (cl.ShmError,),
     "SideTaken": (cl.ShmError,),
     "ProcessError": (cl.CorelaneError,),

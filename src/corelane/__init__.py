@@ -24,6 +24,7 @@ from corelane.errors import (
     NotSupported,
     OutputLimitExceeded,
     PeerDied,
+    PoolExhausted,
     ProcessError,
     ProcessTimeout,
     QueueEmpty,
@@ -33,6 +34,7 @@ from corelane.errors import (
     SideTaken,
     Signaled,
     SpawnFailed,
+    StaleBlock,
     StatusUnknown,
     TeeFailed,
 )
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from corelane.process.typed import Options
     from corelane.shm.deque import Deque
     from corelane.shm.eventfd import EventFd
+    from corelane.shm.buffers import BufferPool
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
@@ -78,6 +81,7 @@ _LATER = {
     "AsyncResults": "corelane.process.aio",
     "EventFd": "corelane.shm.eventfd",
     "Deque": "corelane.shm.deque",
+    "BufferPool": "corelane.shm.buffers",
     "Function": "corelane.process.pipeline",
     "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
@@ -117,6 +121,7 @@ __all__ = [
     "STDOUT",
     "AsyncProcess",
     "AsyncResults",
+    "BufferPool",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
@@ -138,6 +143,7 @@ __all__ = [
     "Pipeline",
     "PipelineProcess",
     "PipelineResult",
+    "PoolExhausted",
     "Process",
     "ProcessError",
     "ProcessTimeout",
@@ -156,6 +162,7 @@ __all__ = [
     "SideTaken",
     "Signaled",
     "SpawnFailed",
+    "StaleBlock",
     "StatusUnknown",
     "TeeFailed",
     "Usage",

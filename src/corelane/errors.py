@@ -30,6 +30,7 @@ __all__ = [
     "NotSupported",
     "OutputLimitExceeded",
     "PeerDied",
+    "PoolExhausted",
     "ProcessError",
     "ProcessTimeout",
     "QueueEmpty",
@@ -39,6 +40,7 @@ __all__ = [
     "SideTaken",
     "Signaled",
     "SpawnFailed",
+    "StaleBlock",
     "StatusUnknown",
     "TeeFailed",
 ]
@@ -126,6 +128,14 @@ class QueueFull(ShmError):
 
 class QueueEmpty(ShmError):
     """There was nothing in time."""
+
+
+class PoolExhausted(ShmError):
+    """No block of a pool was free in time."""
+
+
+class StaleBlock(ShmError):
+    """A block was freed since its handle was made, or its token was taken, recalled, or died with its sender."""
 
 
 class Closed(ShmError):

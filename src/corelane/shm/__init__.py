@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.buffers import Block, BufferPool, PoolStats, pools
     from corelane.shm.deque import Deque, DequeStats
     from corelane.shm.eventfd import EventFd
     from corelane.shm.queue import Queue, QueueStats
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 # To which module each name belongs.
 _LATER = {
+    "Block": "buffers",
+    "BufferPool": "buffers",
     "Deque": "deque",
     "DequeStats": "deque",
     "EventFd": "eventfd",
     "Handle": "segment",
+    "PoolStats": "buffers",
     "Queue": "queue",
     "QueuePool": "queue_pool",
     "QueueStats": "queue",
@@ -44,6 +48,7 @@ _LATER = {
     "array": "arrays",
     "attach_array": "arrays",
     "default_spin": "spin",
+    "pools": "buffers",
     "set_default_spin": "spin",
     "wait_any": "waiting",
     "wait_any_async": "waiting",
@@ -66,10 +71,13 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Block",
+    "BufferPool",
     "Deque",
     "DequeStats",
     "EventFd",
     "Handle",
+    "PoolStats",
     "Queue",
     "QueuePool",
     "QueueStats",
@@ -83,6 +91,7 @@ __all__ = [
     "array",
     "attach_array",
     "default_spin",
+    "pools",
     "set_default_spin",
     "wait_any",
     "wait_any_async",
