@@ -297,27 +297,39 @@ static int64_t ask(void *object)
     return rc < 0 ? rc : 0; /* what the dead had held is offered, and seen by the next look */
 }
 
+static int64_t keep_trying(cl_buffers *pool, int64_t deadline, cl_buffers_ref *ref)
+{
+    int64_t began = cl__sys_now();
+    do {
+        uint64_t slept;
+        int64_t found = cl__wait(&pool->waiter, &pool->shared->freed, deadline, look, ask, pool, &slept);
+        if (found < 0 && found != -ETIMEDOUT && found != -EINTR)
+            return found;
+        int64_t rc = try_all(pool, ref);
+        if (rc != -EAGAIN)
+            return rc;
+        if (found < 0)
+            return found;
+    } while (cl__sys_now() - began < CL__LOOK_NS);
+    return -EINTR; /* a hint that leads nowhere, again and again, is a stranger's: the caller has a turn all the same */
+}
+
 int64_t cl_buffers_acquire(cl_buffers *pool, int64_t deadline, cl_buffers_ref *ref)
 {
-    uint64_t slept;
     int64_t rc = try_all(pool, ref);
-    if (rc != -EAGAIN)
-        return rc;
-    int64_t began = cl__sys_now(), now = began;
-    do {
-        int64_t found = deadline == 0 ? ask(pool)
-                                      : cl__wait(&pool->waiter, &pool->shared->freed, deadline, look, ask, pool, &slept);
-        rc = found < 0 && found != -ETIMEDOUT && found != -EINTR ? found : try_all(pool, ref);
-        now = cl__sys_now();
-        if (rc == -EAGAIN && found == -ETIMEDOUT)
-            rc = -ETIMEDOUT;
-        else if (rc == -EAGAIN && (found == -EINTR || now - began > CL__LOOK_NS))
-            rc = -EINTR; /* a hint that leads nowhere, again and again, is a stranger's: the caller has a turn all the same */
-    } while (rc == -EAGAIN && deadline != 0);
-    if (deadline != 0)
-        cl__add_relaxed(&pool->shared->waited_ns, (uint64_t)(now - began));
-    if (rc == 0)
+    if (rc == -EAGAIN) {
+        if (!ref->waits_since)
+            ref->waits_since = cl__sys_now();
+        if (deadline != 0)
+            rc = keep_trying(pool, deadline, ref);
+        else if (ask(pool) == 0)
+            rc = try_all(pool, ref);
+    }
+    if (rc == 0 && ref->waits_since) {
         cl__add_relaxed(&pool->shared->waits, 1);
+        cl__add_relaxed(&pool->shared->waited_ns, (uint64_t)(cl__sys_now() - ref->waits_since));
+        ref->waits_since = 0;
+    }
     return rc;
 }
 

@@ -11,7 +11,7 @@ typedef struct cl_buffers_plan {
     int32_t unused;
 } cl_buffers_plan;
 
-/* A reference to a block, of one participant. `index` and `generation` are what another one asks for it by. */
+/* A reference to a block, of one participant; all zeros before it is one. `index` and `generation` are what another one asks for it by. */
 typedef struct cl_buffers_ref {
     uint8_t *data;
     int64_t offset;      /* of the block, in the segment's data */
@@ -19,6 +19,7 @@ typedef struct cl_buffers_ref {
     uint64_t generation; /* which use of that memory this is; never 0 */
     uint32_t epoch;      /* of which registration of the handle it is; 0: it is none */
     uint32_t unused;
+    int64_t waits_since; /* CLOCK_MONOTONIC, ns: while cl_buffers_acquire is called again and again */
 } cl_buffers_ref;
 
 /* Counted over all who ever used the pool. What changes while it is read makes it a little wrong, and so does a death between
@@ -32,7 +33,7 @@ typedef struct cl_buffers_report {
     int64_t allocations, frees;
     int64_t failures;     /* as noted by cl_buffers_note_failure */
     int64_t waits;        /* allocations that were not served at once */
-    int64_t waited_ns;    /* by those, and by who waited in vain */
+    int64_t waited_ns;    /* by those */
     int64_t timed;        /* allocations served at once whose time was taken: one in 64 */
     int64_t timed_ns;
     int64_t idle_ns;      /* since a block was last let go of; 0: one is held; -1: never used */

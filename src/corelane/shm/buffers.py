@@ -82,7 +82,7 @@ class PoolStats:
 
     `allocated` blocks are held now, or on their way (`in_flight` tokens that nobody has taken); `peak` is the most
     there were at once. `trimmed` are free, and their memory is the system's. `failures` raised PoolExhausted. `waits`
-    are allocations that were not served at once, `mean_wait` what one cost. `mean_allocation` is over all of them;
+    are allocations that were not served at once, `mean_wait` how long one took. `mean_allocation` is over all of them;
     of those served at once, one in 64 is timed. `recoveries` counts participants found dead, `last_dead` is the pid of
     the last one, `reclaimed` the blocks that came free with them. `members` is how many participate now, `holders` how
     many blocks each process has, by its pid (0: of unknown pid). `last_used`: when a block was last let go of (now, if
