@@ -11,7 +11,12 @@ import time
 import click
 
 from corelane.cli.messages import say
+from corelane.errors import ShmError
 from corelane.shm import around
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["shm"]
 
@@ -39,16 +44,27 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def stat(name: str, as_json: bool) -> int:
-    """All that is known of one segment."""
+    """All that is known of one segment; of a pool of buffers, its figures too."""
     try:
         entry = around.entry_of(name)
-    except (OSError, ValueError) as error:
+        figures = _figures(entry)
+    except (OSError, ValueError, ShmError) as error:
         raise click.ClickException(str(error)) from None
+    told = {**entry.as_dict(), **figures}
     if as_json:
-        click.echo(json.dumps(entry.as_dict()))
+        click.echo(json.dumps(told))
     else:
-        _table([(f"{key}:", _shown(key, value)) for key, value in entry.as_dict().items() if value not in (None, "")])
+        _table([(f"{key}:", _shown(key, value)) for key, value in told.items() if value not in (None, "")])
     return 1 if entry.problem else 0
+
+
+def _figures(entry: around.Entry) -> dict[str, Any]:
+    """Of what keeps some."""
+    if entry.kind != "buffers":
+        return {}
+    from corelane.shm.buffers import pools
+
+    return pools([entry.name])[entry.name].as_dict()
 
 
 @shm.command("clean")
@@ -88,8 +104,14 @@ def _shown(key: str, value: object) -> str:
         return "yes" if value else "no"
     if key == "mode":
         return f"{value:04o}"
-    if key == "created" and isinstance(value, float):
+    if key in ("created", "last_used") and isinstance(value, float):
         return f"{max(0.0, time.time() - value):.0f} s"
+    if key.startswith("mean_") and isinstance(value, float):
+        return f"{value * 1e6:.2f} us"
+    if key == "utilisation":
+        return f"{value:.0%}"
+    if key == "holders" and isinstance(value, dict):
+        return ", ".join(f"{count} by process {pid}" for pid, count in sorted(value.items())) or "-"
     return str(value)
 
 

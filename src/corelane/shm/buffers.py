@@ -450,6 +450,7 @@ class BufferPool(Bells, _Calls):
     # ---- tokens ----
 
     def _open_failed(self, rc: int, token: bytes, unused: object) -> Any:
+        self._check_open()
         if rc == -errno.ENOENT:
             raise StaleBlock(
                 f"{self!r}: that block was freed since, or the token was opened or recalled, or its sender has ended"
