@@ -260,7 +260,7 @@ def made_errors():
         yield errors.shm_failed(number, "cannot make a segment")
     for number in (errno.EPERM, errno.ESRCH, errno.EINVAL):
         yield errors.cpu_refused("nice -5 for process 1", number, "ask for it")
-    for kind in (cl.ShmError, cl.Corrupted, cl.QueueEmpty, cl.Closed):
+    for kind in (cl.ShmError, cl.Corrupted, cl.QueueEmpty, cl.Closed, cl.PoolExhausted, cl.StaleBlock):
         yield kind("m")
     yield cl.QueueFull("m", 3)
     yield cl.PeerDied("m", 42)
