@@ -89,32 +89,11 @@ int64_t cl_buffers_leave(cl_buffers *pool)
 
 /* ---- hints --------------------------------------------------------------------------------------------------------- */
 
-/* 1: look there. */
-static void set_hint(const cl_buffers *pool, enum cl__hints row, int64_t index, int to)
-{
-    _Atomic uint64_t *hints = &pool->hints[row * pool->hint_words + index / 64];
-    uint64_t bit = 1ULL << index % 64;
-    if (to == (row == CL__COLD))
-        cl__or(hints, bit); /* F2 or C2, and W1 of wake.h; partner: the load in hints_in */
-    else
-        cl__and(hints, ~bit); /* the same */
-}
-
-/* Bit by bit. Those beyond the last block are no block's. */
-static uint64_t hints_in(const cl_buffers *pool, enum cl__hints row, int64_t word)
-{
-    int64_t rest = pool->plan.blocks - word * 64;
-    uint64_t found = cl__load(&pool->hints[row * pool->hint_words + word]); /* partner: set_hint; W4 of wake.h */
-    if (row == CL__WARM)
-        found = ~found;
-    return rest < 64 ? found & ((1ULL << rest) - 1) : found;
-}
-
 /* Its word has become 0: F2. */
 static void offer(cl_buffers *pool, enum cl__hints row, int64_t index)
 {
     CL_FAULT(280);
-    set_hint(pool, row, index, 1);
+    cl__buffers_hint(pool, row, index, 1);
     cl__members_published(&pool->members, &pool->shared->freed, 0);
 }
 
@@ -122,18 +101,13 @@ static void offer(cl_buffers *pool, enum cl__hints row, int64_t index)
 static void take_hint_back(cl_buffers *pool, enum cl__hints row, int64_t index)
 {
     CL_FAULT(281);
-    set_hint(pool, row, index, 0); /* C2 */
+    cl__buffers_hint(pool, row, index, 0); /* C2 */
     CL_FAULT(282);
     if (cl__load(&pool->blocks[index].word) == 0) /* C3; partner: whatever made it 0 */
         offer(pool, row, index);
 }
 
 /* ---- claiming ------------------------------------------------------------------------------------------------------ */
-
-static void count_freed(cl_buffers *pool)
-{
-    cl__add_relaxed(&pool->shared->allocated, -1); /* partner: none, as with all counts here */
-}
 
 static void count_allocated(cl_buffers *pool)
 {
@@ -151,7 +125,7 @@ static int claim(cl_buffers *pool, enum cl__hints row, int64_t index)
     if (!cl__swap_if(&pool->blocks[index].word, &free_word, CL__NEW | cl__holder(pool->members.me)))
         return 0;
     CL_FAULT(284);
-    set_hint(pool, row, index, 0);
+    cl__buffers_hint(pool, row, index, 0);
     return 1;
 }
 
@@ -191,7 +165,7 @@ static void settle(cl_buffers *pool, int64_t index, cl_buffers_ref *ref)
 static int64_t try_warm(cl_buffers *pool, cl_buffers_ref *ref)
 {
     for (int64_t i = 0, word = pool->start; i < pool->hint_words; i++, word = word + 1 < pool->hint_words ? word + 1 : 0) {
-        for (uint64_t bits = hints_in(pool, CL__WARM, word); bits; bits &= bits - 1) {
+        for (uint64_t bits = cl__buffers_hints_in(pool, CL__WARM, word); bits; bits &= bits - 1) {
             int64_t index = word * 64 + __builtin_ctzll(bits);
             if (!claim(pool, CL__WARM, index)) {
                 take_hint_back(pool, CL__WARM, index);
@@ -263,7 +237,7 @@ static int64_t try_cold_one(cl_buffers *pool, int64_t index, cl_buffers_ref *ref
 static int64_t try_cold(cl_buffers *pool, cl_buffers_ref *ref)
 {
     for (int64_t word = 0; word < pool->hint_words; word++) {
-        for (uint64_t bits = hints_in(pool, CL__COLD, word); bits; bits &= bits - 1) {
+        for (uint64_t bits = cl__buffers_hints_in(pool, CL__COLD, word); bits; bits &= bits - 1) {
             int64_t rc = try_cold_one(pool, word * 64 + __builtin_ctzll(bits), ref);
             if (rc != -EAGAIN)
                 return rc;
@@ -284,7 +258,7 @@ static int64_t look(void *object)
 {
     cl_buffers *pool = object;
     for (int64_t word = 0; word < CL__HINTS * pool->hint_words; word++) {
-        if (hints_in(pool, word >= pool->hint_words, word % pool->hint_words))
+        if (cl__buffers_hints_in(pool, word >= pool->hint_words, word % pool->hint_words))
             return 1;
     }
     return 0;
@@ -365,7 +339,7 @@ static int drop(cl_buffers *pool, int64_t index)
     CL_FAULT(290);
     if (cl__and(&block->word, ~mine) != mine) /* F1; partners: the CAS in claim, C3 */
         return 0;
-    count_freed(pool);
+    cl__buffers_count_freed(pool);
     return 1;
 }
 
@@ -504,7 +478,7 @@ static int recall(cl_buffers *pool, int64_t index, uint64_t generation)
     if ((generation && cl__load_relaxed(&block->generation) != generation) || !spend(block, pool->members.me, &left))
         return 0;
     if (left == 0) {
-        count_freed(pool);
+        cl__buffers_count_freed(pool);
         offer(pool, CL__WARM, index);
     }
     return 1;
@@ -531,56 +505,6 @@ int64_t cl_buffers_recall_all(cl_buffers *pool)
     }
     pthread_mutex_unlock(&pool->lock);
     return count;
-}
-
-/* ---- the dead ------------------------------------------------------------------------------------------------------ */
-
-/* Without what that one has of it. 1: it had something. */
-static int clear_block(cl_buffers *pool, cl__block *block, uint32_t index, uint64_t *freed)
-{
-    uint64_t mine = index >= 1 && index <= CL_BUFFERS_MEMBERS ? cl__holder(index) : 0, then;
-    CL_FAULT(296);
-    uint64_t word = cl__load_acquire(&block->word); /* partner: the CAS of the one who is dead */
-    do {
-        then = word & ~mine;
-        if (then != word && word & CL__NEW) /* it was alone */
-            then = 0;
-        if (cl__sender_of(word) == index && cl__tokens_of(word))
-            then = cl__with_tokens(then, 0, 0);
-        if (then == word)
-            return 0;
-        CL_FAULT(297);
-    } while (!cl__swap_if(&block->word, &word, then)); /* F1; partners: the CAS in claim, C3 */
-    if (then == 0 && !(word & CL__NEW))
-        count_freed(pool);
-    *freed += then == 0;
-    return 1;
-}
-
-int64_t cl__buffers_clear(void *object, uint32_t index)
-{
-    cl_buffers *pool = object;
-    int64_t count = 0;
-    uint64_t freed = 0;
-    for (int64_t i = 0; i < pool->plan.blocks; i++) {
-        cl__block *block = &pool->blocks[i];
-        count += clear_block(pool, block, index, &freed);
-        if (cl__load(&block->word) != 0) /* partner: whatever made it 0 */
-            continue;
-        enum cl__hints row = cl__load_relaxed(&block->is_absent) ? CL__COLD : CL__WARM; /* partner: none: if it is wrong, it is found */
-        CL_FAULT(298);
-        if (!(hints_in(pool, row, i / 64) >> i % 64 & 1)) /* its last holder may have died before it set it */
-            set_hint(pool, row, i, 1);
-    }
-    if (index != pool->members.me)
-        cl__add_relaxed(&pool->shared->reclaimed, freed);
-    cl__members_published(&pool->members, &pool->shared->freed, 0);
-    return count;
-}
-
-int64_t cl_buffers_recover(cl_buffers *pool)
-{
-    return cl__members_recover(&pool->members);
 }
 
 /* ---- trimming ------------------------------------------------------------------------------------------------------ */

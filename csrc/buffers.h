@@ -87,6 +87,32 @@ struct cl_buffers {
     int64_t start;        /* the word of hints to look at first: where the last one was */
 };
 
+/* 1: look there. */
+static inline void cl__buffers_hint(const cl_buffers *pool, enum cl__hints row, int64_t index, int to)
+{
+    _Atomic uint64_t *hints = &pool->hints[row * pool->hint_words + index / 64];
+    uint64_t bit = 1ULL << index % 64;
+    if (to == (row == CL__COLD))
+        cl__or(hints, bit); /* F2 or C2, and W1 of wake.h; partner: the load in cl__buffers_hints_in */
+    else
+        cl__and(hints, ~bit); /* the same */
+}
+
+/* Bit by bit. Those beyond the last block are no block's. */
+static inline uint64_t cl__buffers_hints_in(const cl_buffers *pool, enum cl__hints row, int64_t word)
+{
+    int64_t rest = pool->plan.blocks - word * 64;
+    uint64_t found = cl__load(&pool->hints[row * pool->hint_words + word]); /* partner: cl__buffers_hint; W4 of wake.h */
+    if (row == CL__WARM)
+        found = ~found;
+    return rest < 64 ? found & ((1ULL << rest) - 1) : found;
+}
+
+static inline void cl__buffers_count_freed(cl_buffers *pool)
+{
+    cl__add_relaxed(&pool->shared->allocated, -1); /* partner: none, as with all counts here */
+}
+
 int64_t cl__buffers_clear(void *object, uint32_t index); /* a cl__clear */
 
 /* The same participant anew: references of before are none. Under the lock. */

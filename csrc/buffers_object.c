@@ -71,6 +71,56 @@ int64_t cl_buffers_describe(cl_buffers_plan *plan, cl_segment_plan *out)
     return 0;
 }
 
+/* ---- who takes part ------------------------------------------------------------------------------------------------- */
+
+/* Without what that one has of it. 1: it had something. */
+static int clear_block(cl_buffers *pool, cl__block *block, uint32_t index, uint64_t *freed)
+{
+    uint64_t mine = index >= 1 && index <= CL_BUFFERS_MEMBERS ? cl__holder(index) : 0, then;
+    CL_FAULT(296);
+    uint64_t word = cl__load_acquire(&block->word); /* partner: the CAS of the one who is dead */
+    do {
+        then = word & ~mine;
+        if (then != word && word & CL__NEW) /* it was alone */
+            then = 0;
+        if (cl__sender_of(word) == index && cl__tokens_of(word))
+            then = cl__with_tokens(then, 0, 0);
+        if (then == word)
+            return 0;
+        CL_FAULT(297);
+    } while (!cl__swap_if(&block->word, &word, then)); /* F1; partners: the CAS in claim, C3 */
+    if (then == 0 && !(word & CL__NEW))
+        cl__buffers_count_freed(pool);
+    *freed += then == 0;
+    return 1;
+}
+
+int64_t cl__buffers_clear(void *object, uint32_t index)
+{
+    cl_buffers *pool = object;
+    int64_t count = 0;
+    uint64_t freed = 0;
+    for (int64_t i = 0; i < pool->plan.blocks; i++) {
+        cl__block *block = &pool->blocks[i];
+        count += clear_block(pool, block, index, &freed);
+        if (cl__load(&block->word) != 0) /* partner: whatever made it 0 */
+            continue;
+        enum cl__hints row = cl__load_relaxed(&block->is_absent) ? CL__COLD : CL__WARM; /* partner: none: if it is wrong, it is found */
+        CL_FAULT(298);
+        if (!(cl__buffers_hints_in(pool, row, i / 64) >> i % 64 & 1)) /* its last holder may have died before it set it */
+            cl__buffers_hint(pool, row, i, 1);
+    }
+    if (index != pool->members.me)
+        cl__add_relaxed(&pool->shared->reclaimed, freed);
+    cl__members_published(&pool->members, &pool->shared->freed, 0);
+    return count;
+}
+
+int64_t cl_buffers_recover(cl_buffers *pool)
+{
+    return cl__members_recover(&pool->members);
+}
+
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
 int64_t cl_buffers_open(cl_buffers **out, cl_segment *segment)

@@ -44,13 +44,26 @@ def another_program(code, pool, *args):
     """A Python that runs `code`, with the pool as `p`, and whose lines we can read."""
     fd = pool.segment.fileno()
     head = f"import sys, time, os; import corelane as cl; p = cl.BufferPool.attach({fd})\n"
-    return subprocess.Popen(
+    program = subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=[fd],
     )
+    _programs.append(program)
+    return program
+
+
+_programs: list = []
+
+
+@pytest.fixture(autouse=True)
+def _ends_all():
+    """Also those of a test that has failed."""
+    yield
+    while _programs:
+        end(_programs.pop())
 
 
 def line_of(program):
@@ -445,6 +458,34 @@ def test_closed(pool):
             call()
 
 
+@pytest.mark.slow
+def test_closing_beside_threads_leaves_no_block_behind(pool):
+    """A block that is claimed after the closing has looked at its word would be nobody's."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(30):
+            other = cl.BufferPool.attach(pool)
+
+            def work(other=other):
+                with contextlib.suppress(ValueError):
+                    while True:
+                        with other.acquire(timeout=0.001) as block, other.open(block.handle):
+                            other.trim(idle=0)
+
+            threads = [threading.Thread(target=work) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            other.close()
+            for thread in threads:
+                thread.join()
+            stats = pool.stats()
+            assert (stats.allocated, stats.members, stats.recoveries) == (0, 1, 0)
+        all_free(pool)
+    finally:
+        sys.setswitchinterval(interval)
+
+
 # ---- trimming ----
 
 
@@ -519,12 +560,11 @@ def test_its_handle_is_pickled(named, name):
         assert (done.stderr, done.stdout) == ("", "hello 2\n")
         assert bytes(block.view[:5]) == b"there"
         stats = pool.stats()
-        # It ended with the block in its hands, which is the kernel's to end: see `close`.
-        assert stats.members - stats.recoveries in (1, 2)
+        assert (stats.members, stats.recoveries) == (1, 0)  # it has left, it has not died
 
 
 @pytest.mark.usefixtures("stops_the_tracker")
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
 def test_tokens_go_through_queues(method):
     with (
         cl.BufferPool.create(3, 1 << 16) as pool,
@@ -781,23 +821,25 @@ def test_nothing_is_lost_by_kills():
             argv = [sys.executable, "-c", head + _CHURN, str(next(numbers)), str(fds[1])]
             return subprocess.Popen(argv, pass_fds=fds, stderr=subprocess.PIPE, text=True)
 
-        programs, kills, until = [start() for _ in range(3)], 0, time.monotonic() + 5
-        while time.monotonic() < until:
-            time.sleep(rng.uniform(0.2, 0.5))
-            index = rng.randrange(3)
-            assert programs[index].poll() is None, programs[index].stderr.read()
-            programs[index].kill()
-            programs[index].communicate()
-            kills += 1
-            programs[index] = start()
-        assert pool.stats().allocations > 100
-        for program in programs:
-            program.kill()
-            assert "Error" not in program.communicate()[1]
+        programs, kills, until = [start() for _ in range(3)], 0, time.monotonic() + 10 * PATIENCE
+        try:
+            while kills < 8 or pool.stats().allocations < 300:  # some of them die before they have begun
+                assert time.monotonic() < until
+                time.sleep(rng.uniform(0.1, 0.7))
+                index = rng.randrange(3)
+                assert programs[index].poll() is None, programs[index].stderr.read()
+                programs[index].kill()
+                assert "Error" not in programs[index].communicate()[1]
+                kills += 1
+                programs[index] = start()
+        finally:
+            for program in programs:
+                program.kill()
+            told = [program.communicate()[1] for program in programs]
+        assert "Error" not in "".join(told)
         all_free(pool)
         stats = pool.stats()
         assert (stats.members, stats.in_flight) == (1, 0)
-        assert kills > 5
 
 
 # ---- against a model ----
@@ -899,4 +941,4 @@ class AgainstCounts(RuleBasedStateMachine):
 
 
 TestAgainstCounts = AgainstCounts.TestCase
-TestAgainstCounts.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestAgainstCounts.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
