@@ -10,6 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORTABLE := build/portable
 PYTEST := -m pytest -m "not stress"
+AARCH64_CC := aarch64-linux-gnu-gcc
+QEMU := $(firstword $(foreach name,qemu-aarch64-static qemu-aarch64,$(shell command -v $(name))) qemu-aarch64)
+# Those of shared memory that neither step a victim by ptrace, which qemu does not have, nor compare times.
+QEMU_TESTS := test_segment test_ring test_queue test_ring_faults test_queue_faults test_images_faults
 C_FILES := csrc/native_build.py $(wildcard csrc/*.[ch] csrc/*/*.[ch])
 PY_FILES := $(shell find src -name '*.py' 2>/dev/null)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -17,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 REQUIRE = $(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p$(1), sep="\n")' \
 	>$(VENV)/requirements.txt && $(PIP) -r $(VENV)/requirements.txt
 
-.PHONY: help demo test build test-c asan tsan portable fuzz bench lint type clean
+.PHONY: help demo test build test-c asan tsan portable fuzz soak qemu bench lint type clean
 
 help:
 	@echo 'make demo      build, install and show what it is worth: corelane bench --quick'
@@ -27,6 +31,8 @@ help:
 	@echo 'make asan      the same under AddressSanitizer and UBSan'
 	@echo 'make tsan      the same under ThreadSanitizer'
 	@echo 'make fuzz      hostile segments under libFuzzer, which needs clang; SECONDS=60'
+	@echo 'make soak      rings and queues under random kills and stops; SECONDS=150 for each'
+	@echo 'make qemu      C programs of shared memory, built for aarch64 and run by qemu'
 	@echo 'make portable  the C programs and the tests against the portable build'
 	@echo 'make bench     all benchmarks'
 	@echo 'make lint      ruff, the import layers, the rules of the house'
@@ -60,6 +66,16 @@ asan tsan:
 
 fuzz:
 	@$(MAKE) --no-print-directory -f tests/fuzz/Makefile PYTHON='$(PYTHON)'
+
+soak: build
+	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),150)
+
+# Whatever cross compiler and emulator there is: AARCH64_CC, QEMU.
+qemu:
+	@command -v $(AARCH64_CC) >/dev/null && command -v $(QEMU) >/dev/null || { \
+		echo '$(AARCH64_CC) or $(QEMU) is missing; on Debian and Ubuntu:' \
+		'apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'; exit 1; }
+	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=aarch64 CC='$(AARCH64_CC)' QEMU='$(QEMU)' $(QEMU_TESTS)
 
 portable: $(PORTABLE)/.built
 	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=portable

@@ -1,7 +1,8 @@
-"""Whether a history of calls on a queue, made by several processes at once, is one that a single FIFO queue could have had.
+"""Whether calls on a queue, made by several processes at once, are what a single FIFO queue could have answered.
 
-Linearizability is Herlihy and Wing's (1990): each call takes effect at one moment between its beginning and its end. The
-search is Wing and Gong's (1993), with Lowe's memory of the states that led nowhere (2017). It knows nothing of corelane.
+Linearizability is Herlihy and Wing's (1990): each call takes effect at one moment between its beginning and its end.
+The search is Wing and Gong's (1993), with Lowe's memory of the states that led nowhere (2017). It knows nothing of
+corelane.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Call:
 
 
 def excuse(history):
-    """The history without those refusals that overlap a call of the other kind: that may have been in their way.
+    """The history without refusals that overlap a call of the other kind: that may have been in their way.
 
     Of a queue that keeps positions in order a get may find a record that is being written before the next one, and a put
     one that is being read before the next room.
@@ -37,7 +38,7 @@ def excuse(history):
 
 
 def linearize(history, capacity):
-    """The calls in an order in which a FIFO queue for `capacity` records takes and gives just these; None: there is none.
+    """The calls in an order in which a FIFO queue for `capacity` records does just these; None: there is none.
 
     No call may be missing, and no value is put twice. What was put and not got is still in the queue.
     """
@@ -56,7 +57,7 @@ def linearize(history, capacity):
             return state[1:] if state and state[0] == call.value else None
         return state if len(state) == (capacity if call.did == FULL else 0) else None
 
-    # Where we are: the queue, the first call that is left, and those after it that are made. What was tried there: a count.
+    # Where we are: the queue, the first call that is left, those after it that are made, how many were tried there.
     state, first, made, tried = (), 0, frozenset(), 0
     order, seen, road = [], set(), []
     while first < len(calls):

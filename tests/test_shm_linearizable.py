@@ -200,7 +200,7 @@ def run(queue, does, calls, broken=""):
     return [Call(*each) for each in found]
 
 
-# Each of the words is one process: what it does, over and over. More of one than of the other, so that it is full, or empty.
+# Each word is one process: what it does, over and over. More of one than of the other, so that it is full, or empty.
 MIXES = [
     ("p", "g"),
     ("p", "p", "g", "g"),
