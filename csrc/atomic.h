@@ -33,6 +33,19 @@
 #define cl__relax() __asm__ __volatile__("" ::: "memory")
 #endif
 
+/* What was loaded before is loaded before what comes after; the same for stores. In assembler, as ThreadSanitizer has no
+ * fences: where a copy is looked at twice, and no load or store in it can carry an order of its own. */
+#if defined(__x86_64__) || defined(__i386__)
+#define cl__fence_loads() __asm__ __volatile__("" ::: "memory")
+#define cl__fence_stores() __asm__ __volatile__("" ::: "memory")
+#elif defined(__aarch64__)
+#define cl__fence_loads() __asm__ __volatile__("dmb ishld" ::: "memory")
+#define cl__fence_stores() __asm__ __volatile__("dmb ishst" ::: "memory")
+#else
+#define cl__fence_loads() __sync_synchronize()
+#define cl__fence_stores() __sync_synchronize()
+#endif
+
 /* Before each atomic of the algorithms in shared memory: a test gives it a meaning, and ends the process there. */
 #ifndef CL_FAULT
 #define CL_FAULT(point) ((void)0)

@@ -245,6 +245,11 @@ int64_t cl__members_joined(const cl__members *members)
     return found;
 }
 
+int32_t cl__members_highest(const cl__members *members)
+{
+    return highest(members);
+}
+
 /* ---- bells --------------------------------------------------------------------------------------------------------------
  *
  *     waiter: asks |= bell; word |= POLL; looks     publisher: publishes; takes POLL out of the word; rings for all who ask

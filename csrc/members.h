@@ -74,6 +74,7 @@ int64_t cl__members_recover(cl__members *members); /* ask all, now: how many wer
 
 int64_t cl__members_pid_of(const cl__members *members, uint32_t index); /* 0: none; for people */
 int64_t cl__members_joined(const cl__members *members);                 /* how many there are now; for people */
+int32_t cl__members_highest(const cl__members *members);                /* no index above it was ever anybody's */
 
 /* Waiting in an event loop. A descriptor that becomes readable when `bell` (0 or 1) is rung for us; it is at first. Which thing
  * that bell is for, is the object's to say. Callers lock. */
