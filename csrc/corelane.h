@@ -26,6 +26,7 @@ extern "C" {
 #include "api/segment.h"
 #include "api/wait.h"
 #include "api/queue.h"
+#include "api/broadcast.h"
 #include "api/ring.h"
 #include "api/event.h"
 #include "api/deque.h"
