@@ -145,9 +145,9 @@ int64_t cl__cast_find_room(cl_broadcast *broadcast, uint64_t position)
     cl__cast_memory *shared = broadcast->shared;
     int others = 0;
     int64_t most = look_at_readers(broadcast, position, 0, &others);
+    uint64_t seen = most < 0 ? broadcast->count : (uint64_t)most;
     if (most >= 0 && others)
         most = look_at_readers(broadcast, position, 1, &others);
-    uint64_t seen = most < 0 ? broadcast->count : (uint64_t)most;
     if (seen > cl__load_relaxed(&shared->most)) /* partner: none, it is for people */
         cl__store_relaxed(&shared->most, seen);
     if (most < 0)
@@ -488,6 +488,11 @@ int64_t cl_broadcast_try_get(cl_broadcast *broadcast, void *room, int64_t size)
     return -EAGAIN;
 }
 
+void cl_broadcast_tell_again(cl_broadcast *broadcast)
+{
+    broadcast->is_untold = 1;
+}
+
 /* 1; 0: it was overwritten, try again; else as cl_broadcast_get_many. */
 static int64_t get_one(cl_broadcast *broadcast, uint8_t *room, int64_t size)
 {
@@ -508,7 +513,7 @@ int64_t cl_broadcast_get_many(cl_broadcast *broadcast, void *room, int64_t size,
     for (int tries = 0; done < most && tries < TRIES; tries++) {
         rc = get_one(broadcast, (uint8_t *)room + done * size, size);
         if (rc == -EOVERFLOW && done)
-            broadcast->is_untold = 1; /* for the next call */
+            cl_broadcast_tell_again(broadcast);
         if (rc < 0)
             return done ? done : rc;
         done += rc;

@@ -132,6 +132,7 @@ PYTHON = [
     "csrc/python/fast_kept.c",
     "csrc/python/fast_object.c",
     "csrc/python/fast_queue.c",
+    "csrc/python/fast_broadcast.c",
     "csrc/python/fast_ring.c",
     "csrc/python/fast_deque.c",
     "csrc/python/fast_buffers.c",

@@ -147,6 +147,10 @@ int64_t cl_broadcast_is_whole(cl_broadcast *broadcast, const cl_broadcast_claim 
  * Blocks: no. Threads: caller locks. */
 int64_t cl_broadcast_copy(cl_broadcast *broadcast, cl_broadcast_claim *claim, void *room);
 
+/* The last -EOVERFLOW, of a reader with TELL_LOSS, is for the next call that gets: this one has records to return.
+ * Blocks: no. Threads: caller locks. */
+void cl_broadcast_tell_again(cl_broadcast *broadcast);
+
 /* What was peeked at has been dealt with. 0. -EOVERFLOW: it was overwritten, it and perhaps others are lost. -ECONNABORTED: the
  * reader was evicted meanwhile. -EINVAL.
  * Blocks: no. Threads: caller locks. */
@@ -172,7 +176,7 @@ int64_t cl_broadcast_look(cl_broadcast *broadcast, int32_t what);
  * Blocks: no. Threads: caller locks. */
 int64_t cl_broadcast_poll_fd(cl_broadcast *broadcast, int32_t what);
 
-/* Before arming, unless another task waits for the same descriptor. 0.
+/* What has made the descriptor readable is past. 0.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_broadcast_silence(cl_broadcast *broadcast, int32_t what);
 

@@ -103,6 +103,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, cl__fast_add_kept},
     {Py_mod_exec, cl__fast_add_queue},
     {Py_mod_exec, cl__fast_add_deque},
+    {Py_mod_exec, cl__fast_add_broadcast},
     {Py_mod_exec, cl__fast_add_ring},
     {Py_mod_exec, cl__fast_add_buffers},
 #ifdef Py_mod_gil

@@ -9,6 +9,7 @@
 int cl__fast_add_kept(PyObject *module);
 int cl__fast_add_queue(PyObject *module);
 int cl__fast_add_deque(PyObject *module);
+int cl__fast_add_broadcast(PyObject *module);
 int cl__fast_add_ring(PyObject *module);
 int cl__fast_add_buffers(PyObject *module);
 

@@ -19,6 +19,7 @@ from corelane.errors import (
     Corrupted,
     CpuError,
     CpuRefused,
+    Evicted,
     NonZeroExit,
     NotOwner,
     NotSupported,
@@ -29,6 +30,8 @@ from corelane.errors import (
     ProcessTimeout,
     QueueEmpty,
     QueueFull,
+    ReaderBlocks,
+    RecordsLost,
     ResourceExhausted,
     ShmError,
     SideTaken,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from corelane.shm.deque import Deque
     from corelane.shm.eventfd import EventFd
     from corelane.shm.buffers import BufferPool
+    from corelane.shm.broadcast import Broadcast
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
@@ -82,6 +86,7 @@ _LATER = {
     "EventFd": "corelane.shm.eventfd",
     "Deque": "corelane.shm.deque",
     "BufferPool": "corelane.shm.buffers",
+    "Broadcast": "corelane.shm.broadcast",
     "Function": "corelane.process.pipeline",
     "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
@@ -122,6 +127,7 @@ __all__ = [
     "AsyncProcess",
     "AsyncResults",
     "BufferPool",
+    "Broadcast",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
@@ -132,6 +138,7 @@ __all__ = [
     "CpuRefused",
     "Deque",
     "EventFd",
+    "Evicted",
     "File",
     "Function",
     "NonZeroExit",
@@ -151,6 +158,8 @@ __all__ = [
     "QueueEmpty",
     "QueueFull",
     "QueuePool",
+    "ReaderBlocks",
+    "RecordsLost",
     "ResourceExhausted",
     "Result",
     "Retry",

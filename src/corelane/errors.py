@@ -153,6 +153,33 @@ class PeerDied(ShmError):
         return str(self.args[0])
 
 
+class ReaderBlocks(QueueFull):
+    """A lossless broadcast had no room in time, as a live reader has not got what is in the way. `pid` is its process;
+    -1: it did not say."""
+
+    def __init__(self, message: str, pid: int, done: int = 0) -> None:
+        super().__init__(message, done)
+        self.args = (message, pid, done)
+        self.pid = pid
+
+
+class RecordsLost(ShmError):
+    """A reader of a broadcast was overtaken. `lost` is how many records it has lost by that; the next get goes on after
+    them."""
+
+    def __init__(self, message: str, lost: int) -> None:
+        super().__init__(message, lost)
+        self.lost = lost
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Evicted(ShmError):
+    """A reader of a lossless broadcast was too slow, and its policy is "evict": it gets nothing more, until it
+    subscribes anew."""
+
+
 class SideTaken(ShmError):
     """Another handle, which lives, is what this one would have to be: the producer, the consumer. `pid` is its
     process."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.broadcast import Broadcast
+    from corelane.shm.broadcast_state import BroadcastStats, ReaderStats
     from corelane.shm.buffers import Block, BufferPool, PoolStats, pools
     from corelane.shm.deque import Deque, DequeStats
     from corelane.shm.eventfd import EventFd
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 # To which module each name belongs.
 _LATER = {
     "Block": "buffers",
+    "Broadcast": "broadcast",
+    "BroadcastStats": "broadcast_state",
     "BufferPool": "buffers",
     "Deque": "deque",
     "DequeStats": "deque",
@@ -38,6 +42,7 @@ _LATER = {
     "Queue": "queue",
     "QueuePool": "queue_pool",
     "QueueStats": "queue",
+    "ReaderStats": "broadcast_state",
     "Ring": "ring",
     "RingStats": "ring",
     "Segment": "segment",
@@ -72,6 +77,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "Block",
+    "Broadcast",
+    "BroadcastStats",
     "BufferPool",
     "Deque",
     "DequeStats",
@@ -81,6 +88,7 @@ __all__ = [
     "Queue",
     "QueuePool",
     "QueueStats",
+    "ReaderStats",
     "Ring",
     "RingStats",
     "Segment",
