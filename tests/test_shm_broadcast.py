@@ -700,6 +700,7 @@ def test_a_reader_of_another_user(name):
 import corelane as cl, os, sys
 name = sys.argv[1]
 with cl.Broadcast.create(2, 8) as one, cl.Broadcast.attach(one, readonly=True) as reader:
+    one.put(b"")
     one.close()
     list(reader)  # all is loaded: the interpreter may lie where that user may not read
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
