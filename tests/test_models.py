@@ -36,6 +36,11 @@ HOLDS = [
     ("deque", "STAYS=1 THIEVES=2 KILLS=0"),
     ("deque", "STAYS=1 SUCCESSOR THIEVES=1 KILLS=1 PUSHES=2 POPS=1"),
     ("deque", "STAYS=0 SUCCESSOR THIEVES=1 KILLS=1 PUSHES=2 POPS=1"),
+    ("broadcast", "KILLS=2 SECOND=0"),
+    ("broadcast", "KILLS=2 FIRST=SKIP SECOND=0"),
+    ("broadcast", "KILLS=2 FIRST=EVICT SECOND=0"),
+    ("broadcast", "KILLS=1 SECOND=BLOCK INDEXES=1"),
+    ("broadcast", "KILLS=0 SECOND=SKIP"),
 ]
 HOLDS_BUT_TAKES_LONG = [
     ("queue", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -51,6 +56,9 @@ HOLDS_BUT_TAKES_LONG = [
     ("ring", "KILLS=2 CAPACITY=1 ROOM=1 FIRST=1 RECORDS=2 AT_ONCE=1"),
     ("deque", "STAYS=1 THIEVES=2 KILLS=1 PUSHES=2"),
     ("deque", "STAYS=0 SUCCESSOR THIEVES=1 KILLS=2 PUSHES=2 POPS=1"),
+    ("broadcast", "KILLS=1 SECOND=SKIP"),
+    ("broadcast", "KILLS=1 SECOND=EVICT"),
+    ("broadcast", "KILLS=2 SECOND=BLOCK INDEXES=1"),
 ]
 MUTATIONS = [
     ("queue", "IDLE_IGNORES_DEAD", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -86,6 +94,16 @@ MUTATIONS = [
     ("deque", "BACK_BELOW", "STAYS=1 THIEVES=2 KILLS=1"),
     ("deque", "PLACE_FIRST", "STAYS=1 SUCCESSOR THIEVES=1 KILLS=1 POPS=1"),
     ("deque", "BOTTOM_OF_EMPTY", "STAYS=1 SUCCESSOR THIEVES=1 KILLS=1 POPS=1"),
+    ("broadcast", "NO_SECOND_LOOK", "KILLS=0 SECOND=0"),
+    ("broadcast", "PLACE_BY_STORE", "KILLS=0 FIRST=EVICT SECOND=0 RECORDS=5"),
+    ("broadcast", "OVERWRITE_FIRST", "KILLS=0 FIRST=SKIP SECOND=0"),
+    ("broadcast", "RELEASE_BY_STORE", "KILLS=0 FIRST=SKIP SECOND=0"),
+    ("broadcast", "RELEASE_FIRST", "KILLS=0 SECOND=0"),
+    ("broadcast", "TAIL_FIRST", "KILLS=0 SECOND=0"),
+    ("broadcast", "DEAD_BLOCKS", "KILLS=1 SECOND=0"),
+    ("broadcast", "NO_LEASE", "KILLS=1 SECOND=BLOCK INDEXES=1"),
+    ("broadcast", "ASK_BY_TIME", "KILLS=0 SECOND=0"),
+    ("broadcast", "SUCCESSOR_EARLY", "KILLS=0 SECOND=0"),
 ]
 
 
