@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from corelane.process.sequence import Sequence, SequenceResult
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
+    from corelane.shm.broadcast import Broadcast
+    from corelane.shm.buffers import BufferPool
     from corelane.shm.deque import Deque
     from corelane.shm.eventfd import EventFd
-    from corelane.shm.buffers import BufferPool
-    from corelane.shm.broadcast import Broadcast
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
@@ -126,8 +126,8 @@ __all__ = [
     "STDOUT",
     "AsyncProcess",
     "AsyncResults",
-    "BufferPool",
     "Broadcast",
+    "BufferPool",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
