@@ -689,6 +689,29 @@ def test_ctrl_c_ends_a_wait(ring):
         assert line_of(process) == "interrupted"
 
 
+@pytest.mark.parametrize(
+    ("side", "call"),
+    [
+        ("consumer", "ring.get()"),
+        ("consumer", "ring.get(timeout=600)"),
+        ("producer", "ring.put(b'x' * ring.largest)"),
+        ("producer", "ring.put(b'x' * ring.largest, timeout=600)"),
+    ],
+)
+def test_ctrl_c_ends_a_wait_of_a_side_that_is_taken(ring, side, call):
+    """Which is another one: in C, from its beginning."""
+    code = (
+        f"ring.take({side!r})\nif {side!r} == 'producer':\n    ring.put(b'x' * ring.largest)\n"
+        f"try:\n    print('ready', flush=True)\n    {call}\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)"
+    )
+    with another(code, ring) as process:
+        assert line_of(process) == "ready"
+        wait_until(lambda: getattr(ring.stats(), side).waits > 0, "it to wait")
+        os.kill(process.pid, signal.SIGINT)
+        assert line_of(process) == "interrupted"
+
+
 def test_a_signal_does_not_lengthen_a_wait(ring):
     seen = []
     old = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
