@@ -190,7 +190,7 @@ import importlib.util, os, signal
 spec = importlib.util.spec_from_file_location("w", {str(WORKER)!r})
 w = importlib.util.module_from_spec(spec); spec.loader.exec_module(w)
 w.PATIENCE = 0.05
-peer = w.Peer(min(os.sched_getaffinity(0)), lambda: None, {serve})
+peer = w.Peer(max(os.sched_getaffinity(0)), lambda: None, {serve})
 peer.tell(1)
 try:
     print(peer.result() if "pause" not in {serve!r} else "nothing")

@@ -299,7 +299,7 @@ def _neighbours(players: Players) -> Iterator[None]:
     program = str(players.available.native.pingpong)
     with ExitStack() as stack:
         for cpu in {players.mine, players.theirs}:
-            child = stack.enter_context(cl.Command(program, "busy", cpus={cpu}).spawn())
+            child = stack.enter_context(cl.Command(program, "busy", cpus={cpu}, die_with_parent=True).spawn())
             stack.callback(child.kill)  # before the block of the child waits for its end
         yield
 
