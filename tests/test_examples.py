@@ -94,6 +94,20 @@ def test_a_sidecar_that_is_killed_has_a_successor():
     assert said.splitlines()[-1].startswith("told of ")
 
 
+# ---- the camera ------------------------------------------------------------------------------------------------------
+
+
+@linux
+def test_one_looks_at_every_frame_and_one_at_what_it_can():
+    with example("frames.py", "40") as proc:
+        said, complaints = proc.communicate(timeout=PATIENCE)
+    assert (proc.returncode, complaints) == (0, "")
+    told = {next(iter(line)): line for line in map(json.loads, said.splitlines())}
+    assert told["camera"]["camera"] == 40
+    assert told["recorder"] == {"recorder": 40, "lost": 0, "in_order": True}
+    assert told["preview"]["preview"] + told["preview"]["lost"] == 40
+
+
 # ---- the Slurm job ---------------------------------------------------------------------------------------------------
 
 
