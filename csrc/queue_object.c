@@ -102,9 +102,10 @@ int64_t cl_queue_join(cl_queue *queue)
 
 void cl_queue_leave(cl_queue *queue)
 {
+    int was_in = cl__members_is_joined(&queue->members) == 0;
     cl__members_leave(&queue->members);
-    if (queue->members.read_only)
-        return; /* to wake is to write */
+    if (!was_in) /* it may be read-only */
+        return;
     /* Who waits through this handle was woken when its slots were cleared, and may have looked before it was gone. */
     cl__queue_published(queue, &queue->shared->not_empty);
     cl__queue_published(queue, &queue->shared->not_full);

@@ -178,6 +178,14 @@ def test_a_forked_child_waits_after_it_has_registered(queue):
     asyncio.run(wait())
 
 
+def test_a_reader_closes_beside_one_who_waits(queue):
+    """Whoever leaves wakes those who wait; a reader has nothing to leave, and may not write."""
+    with pytest.raises(cl.QueueEmpty):
+        queue.get(timeout=0.001)  # which leaves a mark that somebody sleeps
+    for _ in range(2):
+        cl.Queue.attach(queue, readonly=True).close()
+
+
 # ---- selectors ----
 
 
