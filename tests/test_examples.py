@@ -157,3 +157,19 @@ def test_a_slurm_job_goes_on_after_a_term(tmp_path):
     assert "stopped by SIGTERM: 1 done, 0 failed, 1 not started" in complaints
     with slurm(tmp_path / "jobs", SLURM_CPUS_PER_TASK="1") as proc:
         assert proc.communicate(timeout=PATIENCE)[0] == "second\n"
+
+
+# ---- C ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is not there yet on this platform")
+def test_c_talks_to_python():
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "c_talks_to_python.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = re.fullmatch(
+        r"(\d+) readings, none missing, (\d+) of them with the new gain; the sensor has ended with 0\n", done.stdout
+    )
+    readings, loud = map(int, said.groups())
+    assert 0 < loud < readings

@@ -88,7 +88,7 @@ MUTATIONS = [
     ("ring", "KEEPS_CLOSED", "KILLS=0"),
     ("deque", "ONE_CLAIM", "STAYS=1 THIEVES=2 KILLS=1"),
     ("deque", "PUSH_ABOVE", "STAYS=1 THIEVES=2 KILLS=1"),
-    ("deque", "ORPHAN_BACK", "STAYS=1 THIEVES=2 KILLS=1"),
+    ("deque", "ORPHAN_BACK", "STAYS=1 THIEVES=2 KILLS=1 POPS=1"),
     ("deque", "NO_RECOVERY", "STAYS=1 THIEVES=1 KILLS=1"),
     ("deque", "TOP_FIRST", "STAYS=1 THIEVES=2 KILLS=1"),
     ("deque", "BACK_BELOW", "STAYS=1 THIEVES=2 KILLS=1"),
