@@ -42,8 +42,9 @@
  * (go_back_to). Until then such a position is missing: with an old record at the bottom, and work above that is done in
  * place and pushes more, a deque is full with fewer records than it has slots. An empty one never is.
  *
- * ORPHANs lie anywhere, also behind top. They are got by thieves whenever a count says that some were made since they looked
- * last, and by an owner who finds nothing else. Who died and when that is noticed is in members.c; nobody is ever behind a
+ * ORPHANs lie anywhere, also behind top. If a count says that some were made since they looked last, they are looked for by
+ * whoever finds nothing else, and by each thief at some of its turns: where there is always something else, they would never be
+ * got; and if they always came first, one that is given back each time would keep its thief from all others. Who died and when that is noticed is in members.c; nobody is ever behind a
  * slot that somebody holds, but for a push that has come round to it.
  *
  * Whatever another process writes there, we stay in our memory: geometry is a checked copy, a slot's index is masked, a
@@ -383,7 +384,7 @@ static inline walk walk_from_top(cl_deque *deque)
     return (walk){.begun = begun, .position = begun};
 }
 
-enum { MOST_ROUNDS = 4 };
+enum { MOST_ROUNDS = 4, ORPHANS_EVERY = 8 };
 
 /* Top lags by two circles at most (see keep_top_near), so four are only walked while others run ahead of us; and then top moves.
  * If it has not in round after round, somebody scribbles. 0, or what to return. */
@@ -443,7 +444,9 @@ static int64_t take_oldest(cl_deque *deque, cl__slot **slot, cl__word *word)
         return rc;
     CL_FAULT(267);
     int is_shut = cl__load(&deque->shared->shut) != 0; /* before any slot; partner: the exchange in cl_deque_shut */
-    if (claim_orphan(deque, slot, word) > 0)           /* it is older than all that is FULL */
+    uint32_t turn = cl__load_relaxed(&deque->turns) + 1; /* partner: none; other threads' turns may be lost */
+    cl__store_relaxed(&deque->turns, turn);
+    if (turn % ORPHANS_EVERY == 0 && claim_orphan(deque, slot, word) > 0)
         return 0;
     walk at = walk_from_top(deque);
     for (;;) {

@@ -43,6 +43,7 @@ struct cl_deque {
     cl__waiter waiter;
     _Atomic uint32_t in_the_way;     /* who had what the last -EAGAIN could not get, or 0 */
     _Atomic uint32_t seen_repairs;
+    _Atomic uint32_t turns;          /* of thieves */
     _Atomic uint64_t fault_word;
     _Atomic int64_t fault_index;
 };
