@@ -40,12 +40,13 @@
  * its owner has claimed makes it READING first, and when that is done with it is over, as if it had been stolen. It is used
  * again only if the owner has come down to a record below it: no thief has gone past that one, so none is past those above it
  * (go_back_to). Until then such a position is missing: with an old record at the bottom, and work above that is done in
- * place and pushes more, a deque is full with fewer records than it has slots. An empty one never is.
+ * place and pushes more, a deque is full with fewer records than it has slots; so it is by one, once, after a record was given
+ * back from the owner's end. One that is empty, and of which nobody holds a slot, is not full.
  *
  * ORPHANs lie anywhere, also behind top. If a count says that some were made since they looked last, they are looked for by
  * whoever finds nothing else, and by each thief at some of its turns: where there is always something else, they would never be
- * got; and if they always came first, one that is given back each time would keep its thief from all others. Who died and when that is noticed is in members.c; nobody is ever behind a
- * slot that somebody holds, but for a push that has come round to it.
+ * got; and if they always came first, one that is given back each time would keep its thief from all others. Who died and when
+ * that is noticed is in members.c; nobody is ever behind a slot that somebody holds, but for a push that has come round to it.
  *
  * Whatever another process writes there, we stay in our memory: geometry is a checked copy, a slot's index is masked, a
  * record's size is read once and checked. A writer that does not keep to this can stop the deque, or spoil records. */

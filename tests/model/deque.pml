@@ -355,7 +355,7 @@ again:  w = 0;
                 fi }
             :: atomic { i == SLOTS -> i = 0; break }
             od
-        :: else
+        :: true /* not at each turn */
         fi;
         t = top;
         do
