@@ -28,7 +28,7 @@ __all__ = ["Shared", "open_core"]
 
 
 class Shared:
-    """Base of Ring, Queue and the like. A subclass has `_core`, `_segment`, and a `_leave()`: it gives up its place."""
+    """Base of Ring, Queue and the like. A subclass has `_core`, `_segment` and `_leave()`, which gives up its place."""
 
     __slots__ = ()
 
