@@ -30,7 +30,8 @@
  *     F1 word = 0    F2 hint on                C1 CAS of the word fails    C2 hint off    C3 the word is 0? hint on
  *
  * If C2 comes after F2, then F1 comes before C3, which sees it; else the bit stays. So a free block has its bit, or somebody is
- * about to set it, or has died over that: the recovery of a dead one sets the bits of all that are free.
+ * about to set it, or has died over that: the recovery of a dead one sets the bits of all that are free. Whoever is stopped there
+ * (SIGSTOP) is not dead; so who is about to sleep looks at all the words, for a sixteenth of its time at most.
  *
  * Memory goes back to the system while the trimmer has the block under NEW; `is_absent` is set before and reset after, so at worst
  * it says so of memory that is there. Who acquires such a block reserves its memory, under NEW, before he touches it: what the
@@ -40,7 +41,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-enum { TIME_EVERY = 64 };
+enum { TIME_EVERY = 64, LOOK_SHARE = 16, LOOK_ALL_NS = 500000 };
 #define RESERVE_STEP (64LL << 20)
 
 void cl__buffers_forget(cl_buffers *pool)
@@ -264,9 +265,24 @@ static int64_t look(void *object)
     return 0;
 }
 
+/* F2 or C3 may be those of one who is stopped before it. */
+static void look_at_all(cl_buffers *pool)
+{
+    int64_t began = cl__sys_now(), found = 0;
+    if (began < cl__load_relaxed(&pool->look_all_at)) /* partner: none: another thread of ours */
+        return;
+    for (int64_t index = 0; index < pool->plan.blocks; index++)
+        found += cl__buffers_hint_if_free(pool, index);
+    if (found)
+        cl__members_published(&pool->members, &pool->shared->freed, 0);
+    int64_t now = cl__sys_now(), pause = (now - began) * LOOK_SHARE;
+    cl__store_relaxed(&pool->look_all_at, now + (pause > LOOK_ALL_NS ? pause : LOOK_ALL_NS));
+}
+
 static int64_t ask(void *object)
 {
     cl_buffers *pool = object;
+    look_at_all(pool);
     int64_t rc = cl__members_ask_all(&pool->members);
     return rc < 0 ? rc : 0; /* what the dead had held is offered, and seen by the next look */
 }

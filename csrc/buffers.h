@@ -77,6 +77,7 @@ struct cl_buffers {
     size_t stride;
     int64_t file_offset;  /* of the first block */
     cl__waiter waiter;
+    _Atomic int64_t look_all_at; /* ns: not before */
     _Atomic uint32_t turns;
     /* Of our references. The lock is held for some instructions, but over a wake-up. */
     pthread_mutex_t lock;
@@ -106,6 +107,19 @@ static inline uint64_t cl__buffers_hints_in(const cl_buffers *pool, enum cl__hin
     if (row == CL__WARM)
         found = ~found;
     return rest < 64 ? found & ((1ULL << rest) - 1) : found;
+}
+
+/* Of a block that is free, but says nothing of it. 1: it was so. */
+static inline int cl__buffers_hint_if_free(const cl_buffers *pool, int64_t index)
+{
+    const cl__block *block = &pool->blocks[index];
+    if (cl__load(&block->word) != 0) /* partner: whatever made it 0 */
+        return 0;
+    enum cl__hints row = cl__load_relaxed(&block->is_absent) ? CL__COLD : CL__WARM; /* partner: none: if it is wrong, it is found */
+    if (cl__buffers_hints_in(pool, row, index / 64) >> index % 64 & 1)
+        return 0;
+    cl__buffers_hint(pool, row, index, 1);
+    return 1;
 }
 
 static inline void cl__buffers_count_freed(cl_buffers *pool)

@@ -101,14 +101,9 @@ int64_t cl__buffers_clear(void *object, uint32_t index)
     int64_t count = 0;
     uint64_t freed = 0;
     for (int64_t i = 0; i < pool->plan.blocks; i++) {
-        cl__block *block = &pool->blocks[i];
-        count += clear_block(pool, block, index, &freed);
-        if (cl__load(&block->word) != 0) /* partner: whatever made it 0 */
-            continue;
-        enum cl__hints row = cl__load_relaxed(&block->is_absent) ? CL__COLD : CL__WARM; /* partner: none: if it is wrong, it is found */
+        count += clear_block(pool, &pool->blocks[i], index, &freed);
         CL_FAULT(298);
-        if (!(cl__buffers_hints_in(pool, row, i / 64) >> i % 64 & 1)) /* its last holder may have died before it set it */
-            cl__buffers_hint(pool, row, i, 1);
+        cl__buffers_hint_if_free(pool, i); /* its last holder may have died before it did so */
     }
     if (index != pool->members.me)
         cl__add_relaxed(&pool->shared->reclaimed, freed);

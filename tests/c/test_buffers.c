@@ -362,7 +362,7 @@ static void finds_a_block_whose_hint_is_lost(void)
     end(in_another(&one, acquire_all));
     for (int i = 0; i < BLOCKS; i++)
         one.pool->blocks[i].word = 0;
-    one.pool->members.all_asked_at = now_ns(); /* just now */
+    one.pool->members.all_asked_at = one.pool->look_all_at = now_ns() + PATIENCE; /* just now, and not again */
     CHECK_IS(acquire_fails(&one), -EAGAIN);
     CHECK_IS(cl_buffers_recover(one.pool), 1);
     CHECK_IS(cl_buffers_acquire(one.pool, 0, &ref), 0);

@@ -172,6 +172,27 @@ static void a_hint_that_is_right_again(void)
     finish(0);
 }
 
+/* Two is stopped when it has freed it, before it says so. */
+static cl_buffers_ref found_by_one;
+
+static void one_looks(void)
+{
+    found_by_one = (cl_buffers_ref){0};
+    CHECK_IS(cl_buffers_acquire(one.pool, 0, &found_by_one), 0);
+}
+
+static void a_block_of_which_nothing_is_said_yet(void)
+{
+    say_about("freed, and not said");
+    begin(1);
+    two_acquires();
+    at(280, one_looks);
+    two_releases();
+    CHECK_IS(cl_buffers_acquire(two.pool, 0, &ref), -EAGAIN);
+    CHECK_IS(cl_buffers_release(one.pool, &found_by_one), 1);
+    finish(0);
+}
+
 static void a_token_that_is_recalled_on_the_way(void)
 {
     say_about("a token that is recalled on the way");
@@ -216,6 +237,7 @@ int main(void)
     a_stale_handle_of_what_is_being_acquired(287);
     a_block_that_is_let_go_of_on_the_way();
     a_hint_that_is_right_again();
+    a_block_of_which_nothing_is_said_yet();
     a_token_that_is_recalled_on_the_way();
     a_block_that_comes_free_before_the_sleep(50);
     a_block_that_comes_free_before_the_sleep(51);
