@@ -34,16 +34,20 @@
 #endif
 
 /* What was loaded before is loaded before what comes after; the same for stores. In assembler, as ThreadSanitizer has no
- * fences: where a copy is looked at twice, and no load or store in it can carry an order of its own. */
+ * fences: where a copy is looked at twice, and no load or store in it can carry an order of its own. `streams`: also before
+ * stores that go by the cache, as memcpy's of much do on x86. */
 #if defined(__x86_64__) || defined(__i386__)
 #define cl__fence_loads() __asm__ __volatile__("" ::: "memory")
 #define cl__fence_stores() __asm__ __volatile__("" ::: "memory")
+#define cl__fence_streams() __asm__ __volatile__("sfence" ::: "memory")
 #elif defined(__aarch64__)
 #define cl__fence_loads() __asm__ __volatile__("dmb ishld" ::: "memory")
 #define cl__fence_stores() __asm__ __volatile__("dmb ishst" ::: "memory")
+#define cl__fence_streams() __asm__ __volatile__("dmb ishst" ::: "memory")
 #else
 #define cl__fence_loads() __sync_synchronize()
 #define cl__fence_stores() __sync_synchronize()
+#define cl__fence_streams() __sync_synchronize()
 #endif
 
 /* Before each atomic of the algorithms in shared memory: a test gives it a meaning, and ends the process there. */
