@@ -26,8 +26,8 @@ class Call:
 def excuse(history):
     """The history without refusals that overlap a call of the other kind: that may have been in their way.
 
-    Of a queue that keeps positions in order a get may find a record that is being written before the next one, and a put
-    one that is being read before the next room.
+    Of a queue that keeps positions in order a get may find a record that is being written before the next one, and a
+    put one that is being read before the next room.
     """
     others = {EMPTY: [call for call in history if call.did == PUT], FULL: [call for call in history if call.did == GET]}
 
