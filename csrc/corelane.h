@@ -31,6 +31,7 @@ extern "C" {
 #include "api/event.h"
 #include "api/deque.h"
 #include "api/buffers.h"
+#include "api/sync.h"
 
 #ifdef __cplusplus
 }

@@ -42,6 +42,7 @@ API = [
     "csrc/api/event.h",
     "csrc/api/deque.h",
     "csrc/api/buffers.h",
+    "csrc/api/sync.h",
 ]
 
 COMMON = [
@@ -89,6 +90,11 @@ COMMON = [
     "csrc/deque_object.c",
     "csrc/buffers.c",
     "csrc/buffers_object.c",
+    "csrc/sync.c",
+    "csrc/sync_lock.c",
+    "csrc/sync_semaphore.c",
+    "csrc/sync_event.c",
+    "csrc/sync_barrier.c",
 ]
 # Platform is a file, not an #if: the build picks one column.
 SYSTEM = {"linux": "csrc/sys_linux.c", "darwin": "csrc/sys_darwin.c"}
@@ -136,6 +142,7 @@ PYTHON = [
     "csrc/python/fast_ring.c",
     "csrc/python/fast_deque.c",
     "csrc/python/fast_buffers.c",
+    "csrc/python/fast_sync.c",
 ]
 
 FLAGS = [

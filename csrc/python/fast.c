@@ -106,6 +106,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, cl__fast_add_broadcast},
     {Py_mod_exec, cl__fast_add_ring},
     {Py_mod_exec, cl__fast_add_buffers},
+    {Py_mod_exec, cl__fast_add_sync},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

@@ -12,5 +12,6 @@ int cl__fast_add_deque(PyObject *module);
 int cl__fast_add_broadcast(PyObject *module);
 int cl__fast_add_ring(PyObject *module);
 int cl__fast_add_buffers(PyObject *module);
+int cl__fast_add_sync(PyObject *module);
 
 #endif
