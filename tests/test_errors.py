@@ -50,6 +50,10 @@ PARENTS = {
     "StaleBlock": (cl.ShmError,),
     "PeerDied": (cl.ShmError,),
     "SideTaken": (cl.ShmError,),
+    "AlreadyHeld": (cl.ShmError, RuntimeError),
+    "NotHeld": (cl.ShmError, RuntimeError),
+    "BrokenBarrier": (cl.ShmError, RuntimeError),
+    "ShmTimeout": (cl.ShmError, TimeoutError),
     "ProcessError": (cl.CorelaneError,),
     "SpawnFailed": (cl.ProcessError, OSError),
     "ResourceExhausted": (cl.SpawnFailed,),
@@ -265,6 +269,10 @@ def made_errors():
     yield cl.QueueFull("m", 3)
     yield cl.PeerDied("m", 42)
     yield cl.SideTaken("m", 42)
+    yield cl.AlreadyHeld("m")
+    for held in (cl.NotHeld, cl.BrokenBarrier, cl.ShmTimeout):
+        yield held("m", 42)
+        yield held("m")
 
 
 def alike(one, other):

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from corelane import cpu, shm
 from corelane.errors import (
+    AlreadyHeld,
+    BrokenBarrier,
     CallFailed,
     CgroupUnavailable,
     Closed,
@@ -21,6 +23,7 @@ from corelane.errors import (
     CpuRefused,
     Evicted,
     NonZeroExit,
+    NotHeld,
     NotOwner,
     NotSupported,
     OutputLimitExceeded,
@@ -34,6 +37,7 @@ from corelane.errors import (
     RecordsLost,
     ResourceExhausted,
     ShmError,
+    ShmTimeout,
     SideTaken,
     Signaled,
     SpawnFailed,
@@ -73,9 +77,13 @@ if TYPE_CHECKING:
     from corelane.shm.buffers import BufferPool
     from corelane.shm.deque import Deque
     from corelane.shm.eventfd import EventFd
+    from corelane.shm.barrier import Barrier
+    from corelane.shm.event import Event
+    from corelane.shm.lock import Lock
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring
+    from corelane.shm.semaphore import Semaphore
 
 __version__ = "0.1.0"
 
@@ -87,7 +95,10 @@ _LATER = {
     "Deque": "corelane.shm.deque",
     "BufferPool": "corelane.shm.buffers",
     "Broadcast": "corelane.shm.broadcast",
+    "Barrier": "corelane.shm.barrier",
+    "Event": "corelane.shm.event",
     "Function": "corelane.process.pipeline",
+    "Lock": "corelane.shm.lock",
     "Options": "corelane.process.typed",
     "Pipeline": "corelane.process.pipeline",
     "PipelineProcess": "corelane.process.piped",
@@ -96,6 +107,7 @@ _LATER = {
     "QueuePool": "corelane.shm.queue_pool",
     "Ring": "corelane.shm.ring",
     "Runnable": "corelane.process.command",
+    "Semaphore": "corelane.shm.semaphore",
     "Sequence": "corelane.process.sequence",
     "SequenceResult": "corelane.process.sequence",
     "over_chunks": "corelane.process.pipeline",
@@ -124,10 +136,13 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "AlreadyHeld",
     "AsyncProcess",
     "AsyncResults",
     "Broadcast",
     "BufferPool",
+    "Barrier",
+    "BrokenBarrier",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
@@ -139,9 +154,12 @@ __all__ = [
     "Deque",
     "EventFd",
     "Evicted",
+    "Event",
     "File",
     "Function",
+    "Lock",
     "NonZeroExit",
+    "NotHeld",
     "NotOwner",
     "NotSupported",
     "Options",
@@ -165,9 +183,11 @@ __all__ = [
     "Retry",
     "Ring",
     "Runnable",
+    "Semaphore",
     "Sequence",
     "SequenceResult",
     "ShmError",
+    "ShmTimeout",
     "SideTaken",
     "Signaled",
     "SpawnFailed",

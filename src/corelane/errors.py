@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "AlreadyHeld",
+    "BrokenBarrier",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
@@ -26,6 +28,7 @@ __all__ = [
     "CpuError",
     "CpuRefused",
     "NonZeroExit",
+    "NotHeld",
     "NotOwner",
     "NotSupported",
     "OutputLimitExceeded",
@@ -37,6 +40,7 @@ __all__ = [
     "QueueFull",
     "ResourceExhausted",
     "ShmError",
+    "ShmTimeout",
     "SideTaken",
     "Signaled",
     "SpawnFailed",
@@ -190,6 +194,47 @@ class SideTaken(ShmError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class AlreadyHeld(ShmError, RuntimeError):
+    """This thread, or task, has the lock: it would wait for itself for ever."""
+
+
+class NotHeld(ShmError, RuntimeError):
+    """What was to be released is not held here. `pid` is who has it: None: nobody; -1: one that did not say."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BrokenBarrier(ShmError, RuntimeError):
+    """One of those who waited at it died, or waited no longer, or somebody has broken or reset it: `pid`."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ShmTimeout(ShmError, TimeoutError):
+    """The time is over. `pid` is the live process that has what was waited for, at work or stopped; -1: it did not say
+    its number; None: there is none, or several."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(_errno.ETIMEDOUT, message)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.strerror, self.pid)
 
 
 class ShmFailed(ShmError, OSError):

@@ -15,29 +15,36 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corelane.shm.arrays import SharedArray, array, attach_array
+    from corelane.shm.barrier import Barrier
     from corelane.shm.broadcast import Broadcast
     from corelane.shm.broadcast_state import BroadcastStats, ReaderStats
     from corelane.shm.buffers import Block, BufferPool, PoolStats, pools
     from corelane.shm.deque import Deque, DequeStats
+    from corelane.shm.event import Event
     from corelane.shm.eventfd import EventFd
+    from corelane.shm.lock import Lock
     from corelane.shm.queue import Queue, QueueStats
     from corelane.shm.queue_pool import QueuePool
     from corelane.shm.ring import Ring, RingStats, SideStats
     from corelane.shm.segment import Handle, Segment
+    from corelane.shm.semaphore import Semaphore
     from corelane.shm.spin import default_spin, set_default_spin
     from corelane.shm.streams import SegmentInput, SegmentOutput
     from corelane.shm.waiting import wait_any, wait_any_async
 
 # To which module each name belongs.
 _LATER = {
+    "Barrier": "barrier",
     "Block": "buffers",
     "Broadcast": "broadcast",
     "BroadcastStats": "broadcast_state",
     "BufferPool": "buffers",
     "Deque": "deque",
     "DequeStats": "deque",
+    "Event": "event",
     "EventFd": "eventfd",
     "Handle": "segment",
+    "Lock": "lock",
     "PoolStats": "buffers",
     "Queue": "queue",
     "QueuePool": "queue_pool",
@@ -48,6 +55,7 @@ _LATER = {
     "Segment": "segment",
     "SegmentInput": "streams",
     "SegmentOutput": "streams",
+    "Semaphore": "semaphore",
     "SharedArray": "arrays",
     "SideStats": "ring",
     "array": "arrays",
@@ -76,14 +84,17 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Barrier",
     "Block",
     "Broadcast",
     "BroadcastStats",
     "BufferPool",
     "Deque",
     "DequeStats",
+    "Event",
     "EventFd",
     "Handle",
+    "Lock",
     "PoolStats",
     "Queue",
     "QueuePool",
@@ -94,6 +105,7 @@ __all__ = [
     "Segment",
     "SegmentInput",
     "SegmentOutput",
+    "Semaphore",
     "SharedArray",
     "SideStats",
     "array",
