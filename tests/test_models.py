@@ -41,6 +41,8 @@ HOLDS = [
     ("broadcast", "KILLS=2 FIRST=EVICT SECOND=0"),
     ("broadcast", "KILLS=1 SECOND=BLOCK INDEXES=1"),
     ("broadcast", "KILLS=0 SECOND=SKIP"),
+    ("lock", "KILLS=0 INDEXES=3 ROUNDS=2"),
+    ("lock", "KILLS=2"),
 ]
 HOLDS_BUT_TAKES_LONG = [
     ("queue", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -59,6 +61,7 @@ HOLDS_BUT_TAKES_LONG = [
     ("broadcast", "KILLS=1 SECOND=SKIP"),
     ("broadcast", "KILLS=1 SECOND=EVICT"),
     ("broadcast", "KILLS=2 SECOND=BLOCK INDEXES=1"),
+    ("lock", "KILLS=2 INDEXES=3"),
 ]
 MUTATIONS = [
     ("queue", "IDLE_IGNORES_DEAD", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -104,6 +107,12 @@ MUTATIONS = [
     ("broadcast", "NO_LEASE", "KILLS=1 SECOND=BLOCK INDEXES=1"),
     ("broadcast", "ASK_BY_TIME", "KILLS=0 SECOND=0"),
     ("broadcast", "SUCCESSOR_EARLY", "KILLS=0 SECOND=0"),
+    ("lock", "ASK_BY_TIME", "KILLS=0 INDEXES=3"),
+    ("lock", "NO_LEASE", "KILLS=2"),
+    ("lock", "NOT_TOLD", "KILLS=1"),
+    ("lock", "JOIN_KEEPS", "KILLS=1"),
+    ("lock", "LOOK_FIRST", "KILLS=0 INDEXES=3"),
+    ("lock", "NO_COMPARE", "KILLS=0 INDEXES=3"),
 ]
 
 
