@@ -13,7 +13,7 @@
  *
  *     writer                                      reader
  *     sequence = 2t+1      release     L1         sequence == 2p+2 ?    acquire     L4
- *     fence (stores)                              copy                  relaxed
+ *     fence (stores)                              copy
  *     copy                                        fence (loads)
  *     sequence = 2t+2      release     L2         sequence == 2p+2 ?    acquire     L5
  *     tail = t+1           exchange    L3

@@ -22,7 +22,7 @@ typedef struct broadcast_object {
 } broadcast_object;
 
 enum { FREE = 0, IN_A_CALL = 1, HELD_BY_THE_PROGRAM = 2 };
-enum { WITHOUT_GIL = 1 << 17, NAP_NS = 20000 };
+enum { WITHOUT_GIL = 1 << 17, NAP_NS = 20000, TRIES = 64 };
 
 /* ---- one thread at a time ------------------------------------------------------------------------------------------- */
 
@@ -163,8 +163,9 @@ static PyObject *get_object(PyObject *self, int64_t *rc)
     if (!core)
         return NULL;
     PyObject *bytes = NULL;
+    int tries = 0;
     do {
-        *rc = cl_broadcast_peek(core, &claim);
+        *rc = tries++ < TRIES ? cl_broadcast_peek(core, &claim) : -EAGAIN;
         if (*rc < 0)
             break;
         bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)claim.size);
@@ -175,7 +176,7 @@ static PyObject *get_object(PyObject *self, int64_t *rc)
         *rc = copy(core, &claim, PyBytes_AsString(bytes));
         if (*rc < 0)
             Py_CLEAR(bytes);
-    } while (*rc == -EOVERFLOW && PyErr_CheckSignals() == 0); /* it was overwritten in between: the next one, which tells */
+    } while (*rc == -EOVERFLOW); /* it was overwritten in between: the next one, or be told of it */
     end(self);
     return bytes;
 }
