@@ -2,8 +2,8 @@
 
     python examples/camera.py [frames]
 
-The recorder must have every frame, so the camera waits for it. The display need not: it is moved on where it is too slow,
-and says how many it has not seen.
+The recorder must have every frame, so the camera waits for it. The display need not: it is moved on where it is too
+slow, and says how many it has not seen.
 """
 
 from __future__ import annotations
