@@ -50,6 +50,13 @@
 #define cl__fence_streams() __sync_synchronize()
 #endif
 
+/* Whether ThreadSanitizer looks on: to it any two accesses that are no atomics are a race. */
+#if defined(__SANITIZE_THREAD__)
+enum { CL__UNDER_TSAN = 1 };
+#else
+enum { CL__UNDER_TSAN = 0 };
+#endif
+
 /* Before each atomic of the algorithms in shared memory: a test gives it a meaning, and ends the process there. */
 #ifndef CL_FAULT
 #define CL_FAULT(point) ((void)0)

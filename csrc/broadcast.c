@@ -62,11 +62,7 @@ static int64_t cannot_be(cl_broadcast *broadcast, uint64_t word, uint64_t expect
  * fast: C calls that a data race, but what it does is load and store bytes in some order, and that is all that the sequence asks
  * for. ThreadSanitizer is shown words only. */
 
-#if defined(__SANITIZE_THREAD__)
-enum { BY_MEMCPY = INT_MAX };
-#else
-enum { BY_MEMCPY = 1 << 14 };
-#endif
+enum { BY_MEMCPY = CL__UNDER_TSAN ? INT_MAX : 1 << 14 };
 
 static void copy_in(uint8_t *slot, const uint8_t *from, size_t size)
 {
