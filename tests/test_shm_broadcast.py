@@ -437,6 +437,42 @@ def test_closing_a_handle_ends_the_waits_of_its_other_threads():
         assert isinstance(caught[0], ValueError)
 
 
+class _Alarm(Exception):
+    pass
+
+
+@pytest.mark.parametrize("what", ["get", "peek", "put", "reserve", "wait_readers"])
+def test_a_signal_ends_a_wait_and_leaves_nothing_held(what):
+    def ring(*unused):
+        raise _Alarm
+
+    with cl.Broadcast.create(2, 8, lossless=True) as one, cl.Broadcast.attach(one) as reader:
+        if what in ("put", "reserve"):
+            one.put_many([b"", b""])
+        waits = {
+            "get": reader.get,
+            "peek": reader.peek,
+            "put": lambda: one.put(b""),
+            "reserve": one.reserve,
+            "wait_readers": lambda: one.wait_readers(5),
+        }
+
+        def wait():
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            waits[what]()
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            with pytest.raises(_Alarm):
+                wait()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        if what in ("put", "reserve"):
+            assert reader.get_many(2) == [b"", b""]
+        one.put(b"1")
+        assert reader.get() == b"1"
+
+
 def test_a_selector_is_told():
     with cl.Broadcast.create(2, 8, lossless=True) as one, cl.Broadcast.attach(one) as reader:
 
