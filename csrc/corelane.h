@@ -28,7 +28,7 @@ extern "C" {
 #include "api/queue.h"
 #include "api/broadcast.h"
 #include "api/ring.h"
-#include "api/event.h"
+#include "api/eventfd.h"
 #include "api/deque.h"
 #include "api/buffers.h"
 #include "api/sync.h"

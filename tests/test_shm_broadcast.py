@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from helpers import PATIENCE, needs_linux, needs_root, wait_until
@@ -304,24 +303,6 @@ def test_frames_where_they_lie():
         assert kept[5, 5, 5] == 5  # of a view that somebody has, the memory stays
         one.put(kept)
         assert readers[0].get() == bytes([5]) * (8 << 20)
-
-
-@pytest.mark.slow
-def test_the_camera_of_the_examples():
-    pytest.importorskip("numpy")
-    camera = [
-        sys.executable,
-        "-W",
-        "error",
-        str(Path(__file__).resolve().parent.parent / "examples" / "camera.py"),
-        "30",
-    ]
-    done = subprocess.run(camera, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stderr == ""
-    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
-    assert said["recorder"] == "30 frames seen, 0 not; the brightest: 29"
-    numbers = [int(word) for word in said["display"].replace(";", "").split() if word.isdigit()]
-    assert numbers[0] + numbers[1] == 30
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,12 @@ if TYPE_CHECKING:
     from corelane.process.sequence import Sequence, SequenceResult
     from corelane.process.stages import PipelineResult
     from corelane.process.typed import Options
+    from corelane.shm.barrier import Barrier
     from corelane.shm.broadcast import Broadcast
     from corelane.shm.buffers import BufferPool
     from corelane.shm.deque import Deque
-    from corelane.shm.eventfd import EventFd
-    from corelane.shm.barrier import Barrier
     from corelane.shm.event import Event
+    from corelane.shm.eventfd import EventFd
     from corelane.shm.lock import Lock
     from corelane.shm.queue import Queue
     from corelane.shm.queue_pool import QueuePool
@@ -139,10 +139,10 @@ __all__ = [
     "AlreadyHeld",
     "AsyncProcess",
     "AsyncResults",
-    "Broadcast",
-    "BufferPool",
     "Barrier",
+    "Broadcast",
     "BrokenBarrier",
+    "BufferPool",
     "CallFailed",
     "CgroupUnavailable",
     "Closed",
@@ -152,9 +152,9 @@ __all__ = [
     "CpuError",
     "CpuRefused",
     "Deque",
+    "Event",
     "EventFd",
     "Evicted",
-    "Event",
     "File",
     "Function",
     "Lock",

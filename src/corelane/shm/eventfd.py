@@ -4,8 +4,8 @@ An EventFd owns a descriptor; the count is the kernel's and lives as long as any
 of threads and processes may signal and wait. A forked child has its parent's, with the same count. It tells of no
 death.
 
-It is an eventfd on Linux. On macOS it is a FIFO without a name (csrc/event.c), which holds less before a signal has to
-wait.
+It is an eventfd on Linux. On macOS it is a FIFO without a name (csrc/eventfd.c), which holds less before a signal has
+to wait.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class EventFd:
 
     __slots__ = ("__weakref__", "_core", "_kept", "_sleepers")
 
-    _flags = 0  # of cl_event_open; a test has the FIFO also where it is not needed
+    _flags = 0  # of cl_eventfd_open; a test has the FIFO also where it is not needed
 
     def __init__(self, initial: int = 0, *, semaphore: bool = False) -> None:
         integer(0, _MOST)("initial", initial)
-        flags = self._flags | (lib.CL_EVENT_SEMAPHORE if flag("semaphore", semaphore) else 0)
+        flags = self._flags | (lib.CL_EVENTFD_SEMAPHORE if flag("semaphore", semaphore) else 0)
         directory = b""
-        if sys.platform != "linux" or flags & lib.CL_EVENT_FIFO:
+        if sys.platform != "linux" or flags & lib.CL_EVENTFD_FIFO:
             from tempfile import gettempdir
 
             directory = os.fsencode(gettempdir())
         self._prepare()
-        rc = lib.cl_event_open(self._core, initial, flags, directory)
+        rc = lib.cl_eventfd_open(self._core, initial, flags, directory)
         if rc == -errno.EAGAIN:
             raise ValueError(f"initial is {initial}, which is more than a FIFO holds on this system")
         if rc < 0:
@@ -74,10 +74,10 @@ class EventFd:
         _open.add(self)
 
     def _prepare(self) -> None:
-        out = ffi.new("cl_event **")
-        if lib.cl_event_new(out) < 0:
+        out = ffi.new("cl_eventfd **")
+        if lib.cl_eventfd_new(out) < 0:
             raise MemoryError("no memory for an event")
-        self._core = ffi.gc(out[0], lib.cl_event_free)
+        self._core = ffi.gc(out[0], lib.cl_eventfd_free)
         self._kept = fast.Kept(self._core)
         self._sleepers: set[tuple[AbstractEventLoop, Future[None]]] = set()
 
@@ -96,7 +96,7 @@ class EventFd:
             raise TypeError(f"target must be a descriptor of an event, not {target!r}")
         event = cls.__new__(cls)
         event._prepare()
-        rc = lib.cl_event_attach(event._core, fd)
+        rc = lib.cl_eventfd_attach(event._core, fd)
         if rc == -errno.EINVAL:
             raise ValueError(f"descriptor {fd} is of no event; pass one on by Command(fds={{3: event}})")
         if rc < 0:
@@ -128,7 +128,7 @@ class EventFd:
         """
         _units("n", n)
         deadline, done = _deadline(timeout), ffi.new(_COUNT)
-        while (rc := lib.cl_event_signal(self._core, n, deadline, done)) == -errno.EINTR:
+        while (rc := lib.cl_eventfd_signal(self._core, n, deadline, done)) == -errno.EINTR:
             continue  # a signal, whose handler has run; or a look whether one came unseen
         if rc == -errno.ETIMEDOUT:
             added = int(done[0])
@@ -157,7 +157,7 @@ class EventFd:
     def _take(self, deadline: int) -> int:
         taken = ffi.new(_COUNT)
         try:
-            while (rc := lib.cl_event_wait(self._core, deadline, taken)) == -errno.EINTR:
+            while (rc := lib.cl_eventfd_wait(self._core, deadline, taken)) == -errno.EINTR:
                 continue
             if rc < 0 and rc != -errno.ETIMEDOUT:
                 raise self._failed(rc)
@@ -165,7 +165,7 @@ class EventFd:
         except BaseException:
             # A signal's exception, after it was taken: it is for somebody else.
             if taken[0]:
-                lib.cl_event_signal(self._core, taken[0], _NOW, ffi.new(_COUNT))
+                lib.cl_eventfd_signal(self._core, taken[0], _NOW, ffi.new(_COUNT))
             raise
 
     async def wait_async(self, timeout: float | None = None) -> int:
@@ -186,7 +186,7 @@ class EventFd:
         # A number for each task: a loop has one reader for each; and if the event is closed meanwhile, its number may
         # be that of another file by the time that we remove the reader.
         own = ffi.gc(ffi.new(_OPENED, {"fd": -1}), lib.cl_opened_close)
-        rc = lib.cl_event_dup(self._core, own)
+        rc = lib.cl_eventfd_dup(self._core, own)
         if rc < 0:
             raise self._failed(rc)
         sleeper, timer = (loop, future), None
@@ -214,17 +214,17 @@ class EventFd:
 
     def fileno(self) -> int:
         """Its descriptor: readable while the count is not 0; to be passed on, too."""
-        fd = int(lib.cl_event_fd(self._core))
+        fd = int(lib.cl_eventfd_fd(self._core))
         if fd < 0:
             raise self._failed(fd)
         return fd
 
     @property
     def closed(self) -> bool:
-        return int(lib.cl_event_fd(self._core)) < 0
+        return int(lib.cl_eventfd_fd(self._core)) < 0
 
     def __repr__(self) -> str:
-        fd = lib.cl_event_fd(self._core)
+        fd = lib.cl_eventfd_fd(self._core)
         return f"<{type(self).__name__}, {'closed' if fd < 0 else f'descriptor {fd}'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -243,7 +243,7 @@ class EventFd:
     def close(self) -> None:
         """Let go of it; others who have it go on. Who waits for it through this, in another thread or task, gets a
         ValueError. Does nothing the second time."""
-        lib.cl_event_close(self._core)
+        lib.cl_eventfd_close(self._core)
         for loop, future in list(self._sleepers):
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 loop.call_soon_threadsafe(_set, future)
@@ -274,7 +274,7 @@ _open: weakref.WeakSet[EventFd] = weakref.WeakSet()
 
 def _forked() -> None:
     for event in list(_open):
-        lib.cl_event_forked(event._core)
+        lib.cl_eventfd_forked(event._core)
         event._sleepers.clear()  # tasks of the parent's loops
 
 

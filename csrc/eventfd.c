@@ -25,15 +25,15 @@
 
 enum { RECORD = 8, PIECE = 512 /* at most _POSIX_PIPE_BUF */ };
 
-struct cl_event {
+struct cl_eventfd {
     _Atomic uint32_t users; /* threads that are in a call, and CLOSED */
     int fd;
     int flags;
 };
 
-int64_t cl_event_new(cl_event **out)
+int64_t cl_eventfd_new(cl_eventfd **out)
 {
-    cl_event *event = calloc(1, sizeof *event);
+    cl_eventfd *event = calloc(1, sizeof *event);
     if (!event)
         return -ENOMEM;
     event->fd = -1;
@@ -42,57 +42,57 @@ int64_t cl_event_new(cl_event **out)
     return 0;
 }
 
-void cl_event_free(cl_event *event)
+void cl_eventfd_free(cl_eventfd *event)
 {
     if (!event)
         return;
-    cl_event_close(event);
+    cl_eventfd_close(event);
     free(event);
 }
 
 /* ---- who uses it -------------------------------------------------------------------------------------------------- */
 
-static int enter(cl_event *event)
+static int enter(cl_eventfd *event)
 {
     uint32_t users = cl__load_acquire(&event->users); /* partner: the release in begin */
     do {
         if (users & CLOSED)
             return 0;
-    } while (!cl__swap_if(&event->users, &users, users + 1)); /* partner: the or in cl_event_close; one of them is first */
+    } while (!cl__swap_if(&event->users, &users, users + 1)); /* partner: the or in cl_eventfd_close; one of them is first */
     return 1;
 }
 
-static void leave(cl_event *event)
+static void leave(cl_eventfd *event)
 {
     if (cl__add(&event->users, UINT32_MAX) == (CLOSED | 1)) /* partner: as above; nobody can enter any more */
         close(event->fd);
 }
 
-static void begin(cl_event *event, int fd, int flags)
+static void begin(cl_eventfd *event, int fd, int flags)
 {
     event->fd = fd;
     event->flags = flags;
     cl__store_release(&event->users, 0); /* partner: the acquire in enter */
 }
 
-void cl_event_close(cl_event *event)
+void cl_eventfd_close(cl_eventfd *event)
 {
     if (cl__or(&event->users, CLOSED) == 0) /* partner: enter, leave */
         close(event->fd);
 }
 
-void cl_event_forked(cl_event *event)
+void cl_eventfd_forked(cl_eventfd *event)
 {
     if (cl__and(&event->users, CLOSED) > CLOSED) /* partner: none, this thread is alone */
         close(event->fd);
 }
 
-int64_t cl_event_fd(const cl_event *event)
+int64_t cl_eventfd_fd(const cl_eventfd *event)
 {
     return cl__load_acquire(&event->users) & CLOSED ? -EBADF : event->fd; /* partner: the release in begin */
 }
 
-int64_t cl_event_dup(cl_event *event, cl_opened *out)
+int64_t cl_eventfd_dup(cl_eventfd *event, cl_opened *out)
 {
     if (!enter(event))
         return -EBADF;
@@ -128,16 +128,16 @@ static int64_t open_fifo(const char *directory, int semaphore)
     return fd;
 }
 
-static int64_t put(cl_event *event, uint64_t n, uint64_t *done);
+static int64_t put(cl_eventfd *event, uint64_t n, uint64_t *done);
 
-int64_t cl_event_open(cl_event *event, uint64_t initial, int32_t flags, const char *directory)
+int64_t cl_eventfd_open(cl_eventfd *event, uint64_t initial, int32_t flags, const char *directory)
 {
     if (event->fd >= 0)
         return -EBUSY;
-    int64_t rc = flags & CL_EVENT_FIFO ? -ENOTSUP : cl__sys_eventfd(flags & CL_EVENT_SEMAPHORE);
+    int64_t rc = flags & CL_EVENTFD_FIFO ? -ENOTSUP : cl__sys_eventfd(flags & CL_EVENTFD_SEMAPHORE);
     if (rc == -ENOTSUP) {
-        flags |= CL_EVENT_FIFO;
-        rc = open_fifo(directory, flags & CL_EVENT_SEMAPHORE);
+        flags |= CL_EVENTFD_FIFO;
+        rc = open_fifo(directory, flags & CL_EVENTFD_SEMAPHORE);
     }
     int fd = (int)rc;
     rc = rc < 0 ? rc : cl__lift(&fd);
@@ -148,7 +148,7 @@ int64_t cl_event_open(cl_event *event, uint64_t initial, int32_t flags, const ch
     while (rc >= 0 && done < initial)
         rc = put(event, initial - done, &done);
     if (rc < 0)
-        cl_event_close(event);
+        cl_eventfd_close(event);
     return rc < 0 ? rc : 0;
 }
 
@@ -163,10 +163,10 @@ static int64_t what_is(int fd)
         return 0;
     if (!S_ISFIFO(file.st_mode) || file.st_nlink != 0 || (access & O_ACCMODE) != O_RDWR)
         return -EINVAL;
-    return CL_EVENT_FIFO | (file.st_mode & S_IXUSR ? CL_EVENT_SEMAPHORE : 0);
+    return CL_EVENTFD_FIFO | (file.st_mode & S_IXUSR ? CL_EVENTFD_SEMAPHORE : 0);
 }
 
-int64_t cl_event_attach(cl_event *event, int32_t fd)
+int64_t cl_eventfd_attach(cl_eventfd *event, int32_t fd)
 {
     if (event->fd >= 0)
         return -EBUSY;
@@ -188,10 +188,10 @@ int64_t cl_event_attach(cl_event *event, int32_t fd)
 /* ---- the count ---------------------------------------------------------------------------------------------------- */
 
 /* Add n; as a semaphore in a FIFO some of them. -EAGAIN: there is no room. */
-static int64_t put(cl_event *event, uint64_t n, uint64_t *done)
+static int64_t put(cl_eventfd *event, uint64_t n, uint64_t *done)
 {
     static const char ones[PIECE] = {0};
-    int by_bytes = event->flags == (CL_EVENT_FIFO | CL_EVENT_SEMAPHORE);
+    int by_bytes = event->flags == (CL_EVENTFD_FIFO | CL_EVENTFD_SEMAPHORE);
     size_t piece = n < PIECE ? (size_t)n : PIECE;
     int64_t rc = by_bytes ? cl__sys_write(event->fd, ones, piece) : cl__sys_write(event->fd, &n, sizeof n);
     if (rc < 0)
@@ -200,7 +200,7 @@ static int64_t put(cl_event *event, uint64_t n, uint64_t *done)
     return 0;
 }
 
-static int64_t add_up(cl_event *event, uint64_t *taken)
+static int64_t add_up(cl_eventfd *event, uint64_t *taken)
 {
     uint64_t records[PIECE];
     int64_t got;
@@ -219,12 +219,12 @@ static int64_t add_up(cl_event *event, uint64_t *taken)
 }
 
 /* -EAGAIN: there is nothing. */
-static int64_t take(cl_event *event, uint64_t *taken)
+static int64_t take(cl_eventfd *event, uint64_t *taken)
 {
-    if (event->flags == CL_EVENT_FIFO)
+    if (event->flags == CL_EVENTFD_FIFO)
         return add_up(event, taken);
     char unit;
-    int64_t rc = event->flags & CL_EVENT_FIFO ? cl__sys_read(event->fd, &unit, 1) : cl__sys_read(event->fd, taken, RECORD);
+    int64_t rc = event->flags & CL_EVENTFD_FIFO ? cl__sys_read(event->fd, &unit, 1) : cl__sys_read(event->fd, taken, RECORD);
     if (rc == 1)
         *taken = 1;
     return rc < 0 ? rc : 0;
@@ -233,7 +233,7 @@ static int64_t take(cl_event *event, uint64_t *taken)
 /* ---- waiting ------------------------------------------------------------------------------------------------------ */
 
 /* 0: look again; -ETIMEDOUT, -EINTR, -EBADF. `*until` is when the call comes back, 0 before its first sleep. */
-static int64_t sleep_for(cl_event *event, short what, int64_t deadline, int64_t *until)
+static int64_t sleep_for(cl_eventfd *event, short what, int64_t deadline, int64_t *until)
 {
     int64_t now = cl__sys_now();
     *until = *until ? *until : now + SLICE_NS;
@@ -242,12 +242,12 @@ static int64_t sleep_for(cl_event *event, short what, int64_t deadline, int64_t 
         return end == *until ? -EINTR : -ETIMEDOUT;
     struct pollfd one = {.fd = event->fd, .events = what};
     int64_t rc = cl__sys_poll(&one, 1, end - now);
-    if (cl__load(&event->users) & CLOSED) /* partner: the or in cl_event_close */
+    if (cl__load(&event->users) & CLOSED) /* partner: the or in cl_eventfd_close */
         return -EBADF;
     return rc < 0 ? rc : 0;
 }
 
-int64_t cl_event_signal(cl_event *event, uint64_t n, int64_t deadline, uint64_t *done)
+int64_t cl_eventfd_signal(cl_eventfd *event, uint64_t n, int64_t deadline, uint64_t *done)
 {
     int64_t until = 0, rc = 0;
     if (!enter(event))
@@ -266,7 +266,7 @@ int64_t cl_event_signal(cl_event *event, uint64_t n, int64_t deadline, uint64_t 
     return rc;
 }
 
-int64_t cl_event_wait(cl_event *event, int64_t deadline, uint64_t *taken)
+int64_t cl_eventfd_wait(cl_eventfd *event, int64_t deadline, uint64_t *taken)
 {
     int64_t until = 0, rc;
     if (!enter(event))

@@ -5,26 +5,26 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-static int kind; /* 0 or CL_EVENT_FIFO */
+static int kind; /* 0 or CL_EVENTFD_FIFO */
 
-static cl_event *made(uint64_t initial, int flags)
+static cl_eventfd *made(uint64_t initial, int flags)
 {
-    cl_event *event;
-    CHECK_IS(cl_event_new(&event), 0);
-    CHECK_IS(cl_event_fd(event), -EBADF);
-    CHECK_IS(cl_event_open(event, initial, kind | flags, "/tmp"), 0);
-    CHECK_IS(cl_event_open(event, initial, kind | flags, "/tmp"), -EBUSY);
-    CHECK(cl_event_fd(event) > 2);
-    CHECK(fcntl((int)cl_event_fd(event), F_GETFD) & FD_CLOEXEC);
+    cl_eventfd *event;
+    CHECK_IS(cl_eventfd_new(&event), 0);
+    CHECK_IS(cl_eventfd_fd(event), -EBADF);
+    CHECK_IS(cl_eventfd_open(event, initial, kind | flags, "/tmp"), 0);
+    CHECK_IS(cl_eventfd_open(event, initial, kind | flags, "/tmp"), -EBUSY);
+    CHECK(cl_eventfd_fd(event) > 2);
+    CHECK(fcntl((int)cl_eventfd_fd(event), F_GETFD) & FD_CLOEXEC);
     return event;
 }
 
-static cl_event *attached(int64_t fd)
+static cl_eventfd *attached(int64_t fd)
 {
-    cl_event *event;
-    CHECK_IS(cl_event_new(&event), 0);
-    CHECK_IS(cl_event_attach(event, (int)fd), 0);
-    CHECK(cl_event_fd(event) != fd);
+    cl_eventfd *event;
+    CHECK_IS(cl_eventfd_new(&event), 0);
+    CHECK_IS(cl_eventfd_attach(event, (int)fd), 0);
+    CHECK(cl_eventfd_fd(event) != fd);
     return event;
 }
 
@@ -34,62 +34,62 @@ static int64_t in(int64_t ns)
 }
 
 /* What was taken at once, or 0. */
-static uint64_t take(cl_event *event)
+static uint64_t take(cl_eventfd *event)
 {
     uint64_t taken = 0;
-    int64_t rc = cl_event_wait(event, 0, &taken);
+    int64_t rc = cl_eventfd_wait(event, 0, &taken);
     CHECK(rc == 0 ? taken > 0 : rc == -ETIMEDOUT && taken == 0);
     return taken;
 }
 
-static void give(cl_event *event, uint64_t n)
+static void give(cl_eventfd *event, uint64_t n)
 {
     uint64_t done = 0;
-    CHECK_IS(cl_event_signal(event, n, in(PATIENCE), &done), 0);
+    CHECK_IS(cl_eventfd_signal(event, n, in(PATIENCE), &done), 0);
     CHECK_IS(done, n);
 }
 
 static void counts(void)
 {
-    cl_event *event = made(3, 0), *other = attached(cl_event_fd(event));
+    cl_eventfd *event = made(3, 0), *other = attached(cl_eventfd_fd(event));
     give(other, 4);
     CHECK_IS(take(event), 7);
     CHECK_IS(take(other), 0);
     for (int i = 0; i < 2000; i++)
         give(event, 1000);
     CHECK_IS(take(event), 2000 * 1000);
-    cl_event_free(event);
+    cl_eventfd_free(event);
     CHECK_IS(take(other), 0); /* it lives as long as anybody has it */
-    cl_event_free(other);
+    cl_eventfd_free(other);
 
-    event = made(2, CL_EVENT_SEMAPHORE);
-    other = attached(cl_event_fd(event));
+    event = made(2, CL_EVENTFD_SEMAPHORE);
+    other = attached(cl_eventfd_fd(event));
     give(other, 2);
     for (int i = 0; i < 4; i++)
         CHECK_IS(take(i % 2 ? event : other), 1);
     CHECK_IS(take(event), 0);
-    cl_event_free(event);
-    cl_event_free(other);
-    cl_event_free(NULL);
+    cl_eventfd_free(event);
+    cl_eventfd_free(other);
+    cl_eventfd_free(NULL);
 }
 
 static void times(void)
 {
-    cl_event *event = made(0, 0);
+    cl_eventfd *event = made(0, 0);
     uint64_t taken = 0;
     int64_t began = now_ns(), rc;
-    while ((rc = cl_event_wait(event, began + 250 * MS, &taken)) == -EINTR)
+    while ((rc = cl_eventfd_wait(event, began + 250 * MS, &taken)) == -EINTR)
         continue; /* it looks every 100 ms */
     CHECK_IS(rc, -ETIMEDOUT);
     CHECK(now_ns() - began >= 250 * MS);
-    cl_event_free(event);
+    cl_eventfd_free(event);
 }
 
-static int full(cl_event *event, uint64_t n)
+static int full(cl_eventfd *event, uint64_t n)
 {
     int times = 0;
     uint64_t done;
-    while (done = 0, cl_event_signal(event, n, 0, &done) == 0)
+    while (done = 0, cl_eventfd_signal(event, n, 0, &done) == 0)
         times++;
     CHECK_IS(done, 0);
     return times;
@@ -97,25 +97,25 @@ static int full(cl_event *event, uint64_t n)
 
 static void fullness(void)
 {
-    cl_event *event = made(kind ? 0 : UINT64_MAX - 1, 0);
+    cl_eventfd *event = made(kind ? 0 : UINT64_MAX - 1, 0);
     uint64_t done = 0;
     int times = full(event, 1);
     CHECK(kind ? times >= 512 : times == 0);
-    CHECK_IS(cl_event_signal(event, 1, in(20 * MS), &done), -ETIMEDOUT);
+    CHECK_IS(cl_eventfd_signal(event, 1, in(20 * MS), &done), -ETIMEDOUT);
     CHECK_IS(take(event), kind ? (uint64_t)times : UINT64_MAX - 1);
     if (!kind) { /* there is room for one, so poll does not sleep */
         give(event, UINT64_MAX - 2);
-        CHECK_IS(cl_event_signal(event, 2, in(20 * MS), &done), -ETIMEDOUT);
+        CHECK_IS(cl_eventfd_signal(event, 2, in(20 * MS), &done), -ETIMEDOUT);
         CHECK_IS(done, 0);
     }
-    cl_event_free(event);
+    cl_eventfd_free(event);
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------ */
 
 enum { THREADS = 4, ROUNDS = SANITIZED ? 2000 : 10000 };
 
-static cl_event *shared;
+static cl_eventfd *shared;
 static _Atomic uint64_t got;
 
 static void *give_many(void *unused)
@@ -131,7 +131,7 @@ static void *take_until_closed(void *unused)
     (void)unused;
     for (;;) {
         uint64_t taken = 0;
-        int64_t rc = cl_event_wait(shared, -1, &taken);
+        int64_t rc = cl_eventfd_wait(shared, -1, &taken);
         if (rc == -EBADF)
             return NULL;
         CHECK(rc == 0 || rc == -EINTR);
@@ -152,12 +152,12 @@ static void many_who_wait(int flags)
         CHECK_IS(pthread_join(givers[i], NULL), 0);
     for (int64_t end = in(PATIENCE); got < THREADS * ROUNDS;)
         CHECK(now_ns() < end);
-    cl_event_close(shared);
-    cl_event_close(shared);
+    cl_eventfd_close(shared);
+    cl_eventfd_close(shared);
     for (int i = 0; i < THREADS; i++)
         CHECK_IS(pthread_join(takers[i], NULL), 0);
     CHECK_IS(got, THREADS * ROUNDS);
-    cl_event_free(shared);
+    cl_eventfd_free(shared);
 }
 
 /* A number that was closed is another file's at once: nobody may read from that. */
@@ -165,7 +165,7 @@ static void *take_for_a_while(void *event)
 {
     for (;;) {
         uint64_t taken = 0;
-        if (cl_event_wait(event, 0, &taken) == -EBADF)
+        if (cl_eventfd_wait(event, 0, &taken) == -EBADF)
             return NULL;
         CHECK(taken == 0);
     }
@@ -177,11 +177,11 @@ static void closed_under_its_users(void)
         pthread_t users[2];
         char byte;
         int ends[2];
-        cl_event *event = made(0, 0);
+        cl_eventfd *event = made(0, 0);
         for (int i = 0; i < 2; i++)
             CHECK_IS(pthread_create(&users[i], NULL, take_for_a_while, event), 0);
-        cl_event_close(event);
-        CHECK_IS(cl_event_fd(event), -EBADF);
+        cl_eventfd_close(event);
+        CHECK_IS(cl_eventfd_fd(event), -EBADF);
         MUST(pipe(ends));
         CHECK_IS(write(ends[1], "12345678", 8), 8);
         for (int i = 0; i < 2; i++)
@@ -190,7 +190,7 @@ static void closed_under_its_users(void)
         CHECK_IS(byte, '1');
         close(ends[0]);
         close(ends[1]);
-        cl_event_free(event);
+        cl_eventfd_free(event);
     }
 }
 
@@ -198,7 +198,7 @@ static void closed_under_its_users(void)
 
 static void forked(void)
 {
-    cl_event *event = made(0, 0);
+    cl_eventfd *event = made(0, 0);
     int child = MUST(fork());
     if (child == 0) {
         give(event, 9);
@@ -206,18 +206,18 @@ static void forked(void)
     }
     uint64_t taken = 0;
     int64_t rc;
-    while ((rc = cl_event_wait(event, in(PATIENCE), &taken)) == -EINTR)
+    while ((rc = cl_eventfd_wait(event, in(PATIENCE), &taken)) == -EINTR)
         continue;
     CHECK_IS(rc, 0);
     CHECK_IS(taken, 9);
     int status;
     CHECK_IS(waitpid(child, &status, 0), child);
     CHECK_IS(status, 0);
-    cl_event_forked(event); /* as a child would: nobody is in a call, nothing changes */
+    cl_eventfd_forked(event); /* as a child would: nobody is in a call, nothing changes */
     CHECK_IS(take(event), 0);
-    cl_event_close(event);
-    cl_event_forked(event);
-    cl_event_free(event);
+    cl_eventfd_close(event);
+    cl_eventfd_forked(event);
+    cl_eventfd_free(event);
 }
 
 static void on_alarm(int unused)
@@ -229,48 +229,48 @@ static void signalled(void)
 {
     struct sigaction action = {.sa_handler = on_alarm};
     struct itimerval ticks = {.it_interval = {.tv_usec = 5000}, .it_value = {.tv_usec = 5000}};
-    cl_event *event = made(0, 0);
+    cl_eventfd *event = made(0, 0);
     uint64_t taken = 0;
     MUST(sigaction(SIGALRM, &action, NULL));
     MUST(setitimer(ITIMER_REAL, &ticks, NULL));
-    CHECK_IS(cl_event_wait(event, -1, &taken), -EINTR);
+    CHECK_IS(cl_eventfd_wait(event, -1, &taken), -EINTR);
     ticks = (struct itimerval){0};
     MUST(setitimer(ITIMER_REAL, &ticks, NULL));
-    cl_event_free(event);
+    cl_eventfd_free(event);
 }
 
 /* ---- what is none ------------------------------------------------------------------------------------------------- */
 
 static void refused(void)
 {
-    cl_event *event;
+    cl_eventfd *event;
     int ends[2], sockets[2], file = MUST(open("/dev/null", O_RDWR));
     MUST(pipe(ends));
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
-    CHECK_IS(cl_event_new(&event), 0);
+    CHECK_IS(cl_eventfd_new(&event), 0);
     int wrong[] = {file, ends[0], ends[1], sockets[0]};
     for (int i = 0; i < 4; i++) {
         say_about("wrong descriptor %d", i);
-        CHECK_IS(cl_event_attach(event, wrong[i]), -EINVAL);
+        CHECK_IS(cl_eventfd_attach(event, wrong[i]), -EINVAL);
     }
-    CHECK_IS(cl_event_attach(event, 99), -EBADF);
-    CHECK_IS(cl_event_open(event, 0, CL_EVENT_FIFO, "/no/such/directory"), -ENOENT);
+    CHECK_IS(cl_eventfd_attach(event, 99), -EBADF);
+    CHECK_IS(cl_eventfd_open(event, 0, CL_EVENTFD_FIFO, "/no/such/directory"), -ENOENT);
     uint64_t count = 0;
-    CHECK_IS(cl_event_wait(event, 0, &count), -EBADF);
-    CHECK_IS(cl_event_signal(event, 1, 0, &count), -EBADF);
+    CHECK_IS(cl_eventfd_wait(event, 0, &count), -EBADF);
+    CHECK_IS(cl_eventfd_signal(event, 1, 0, &count), -EBADF);
     cl_opened own = {.fd = -1};
-    CHECK_IS(cl_event_dup(event, &own), -EBADF);
-    cl_event_close(event);
-    cl_event_free(event);
+    CHECK_IS(cl_eventfd_dup(event, &own), -EBADF);
+    cl_eventfd_close(event);
+    cl_eventfd_free(event);
     event = made(0, 0);
-    MUST(cl_event_dup(event, &own));
+    MUST(cl_eventfd_dup(event, &own));
     CHECK(own.fd > 2);
     cl_opened_close(&own);
     if (kind) {
-        CHECK_IS(write((int)cl_event_fd(event), "123", 3), 3);
-        CHECK_IS(cl_event_wait(event, 0, &count), -EBADMSG);
+        CHECK_IS(write((int)cl_eventfd_fd(event), "123", 3), 3);
+        CHECK_IS(cl_eventfd_wait(event, 0, &count), -EBADMSG);
     }
-    cl_event_free(event);
+    cl_eventfd_free(event);
     int all[] = {file, ends[0], ends[1], sockets[0], sockets[1]};
     for (int i = 0; i < 5; i++)
         close(all[i]);
@@ -281,11 +281,11 @@ static void without_stdin(void)
 {
     int input = MUST(dup(0));
     close(0);
-    cl_event *event = made(1, 0), *other = attached(cl_event_fd(event));
-    CHECK(cl_event_fd(other) > 2);
+    cl_eventfd *event = made(1, 0), *other = attached(cl_eventfd_fd(event));
+    CHECK(cl_eventfd_fd(other) > 2);
     CHECK_IS(take(other), 1);
-    cl_event_free(event);
-    cl_event_free(other);
+    cl_eventfd_free(event);
+    cl_eventfd_free(other);
     MUST(dup2(input, 0));
     close(input);
 }
@@ -293,13 +293,13 @@ static void without_stdin(void)
 int main(void)
 {
     int before = count_fds();
-    for (kind = 0; kind <= CL_EVENT_FIFO; kind += CL_EVENT_FIFO) {
+    for (kind = 0; kind <= CL_EVENTFD_FIFO; kind += CL_EVENTFD_FIFO) {
         say_about(kind ? "a FIFO" : "an eventfd, if there are any");
         counts();
         times();
         fullness();
         many_who_wait(0);
-        many_who_wait(CL_EVENT_SEMAPHORE);
+        many_who_wait(CL_EVENTFD_SEMAPHORE);
         closed_under_its_users();
         forked();
         signalled();
