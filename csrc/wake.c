@@ -2,18 +2,22 @@
  *
  * The spin follows the gap between arrivals: where it was longer than the limit, that is longer than being woken takes,
  * there is none, but for one wait in PROBE_EVERY that looks whether times have changed. So a waiter on something slow costs
- * no CPU, and one on something fast makes no system call. */
+ * no CPU, and one on something fast makes no system call.
+ *
+ * The gap alone does not tell when the other side is on our CPU, where the scheduler likes to put it: it cannot publish while
+ * we spin, and does as soon as we sleep, so each wait is just short enough to spin in the next one, too. Therefore spins that
+ * were in vain count: after two in a row there is one in PROBE_EVERY only, until one was not. */
 #include "wake.h"
 
 #include "atomic.h"
 
-enum { PROBE_EVERY = 32, LOOKS_PER_CLOCK = 32 };
+enum { PROBE_EVERY = 32, LOOKS_PER_CLOCK = 32, IN_VAIN = 2 };
 
-/* Whether it has come within the limit of late. */
+/* Whether it has come within the limit of late, and while we looked. */
 static int is_soon(cl__waiter *waiter)
 {
     int64_t limit = cl__load_relaxed(&waiter->limit_ns);
-    return limit > 0 && cl__load_relaxed(&waiter->gap_ns) <= limit;
+    return limit > 0 && cl__load_relaxed(&waiter->gap_ns) <= limit && cl__load_relaxed(&waiter->in_vain) < IN_VAIN;
 }
 
 static int64_t spin_span(cl__waiter *waiter)
@@ -60,7 +64,12 @@ int64_t cl__wait_spin(cl__waiter *waiter, int64_t began, int64_t deadline, cl__l
     int64_t span = spin_span(waiter);
     if (deadline >= 0 && span > deadline - began)
         span = deadline - began;
-    return span > 0 ? spin(began + span, look, object) : 0;
+    if (span <= 0)
+        return 0;
+    int64_t rc = spin(began + span, look, object);
+    uint32_t before = cl__load_relaxed(&waiter->in_vain);
+    cl__store_relaxed(&waiter->in_vain, rc ? 0 : before < IN_VAIN ? before + 1 : before);
+    return rc;
 }
 
 void cl__wait_learn(cl__waiter *waiter, int64_t rc, int64_t began)

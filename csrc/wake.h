@@ -46,6 +46,7 @@ typedef struct cl__waiter {
     _Atomic int64_t limit_ns; /* to spin at most; 0: never */
     _Atomic int64_t gap_ns;   /* how long it waited of late */
     _Atomic uint32_t turns;
+    _Atomic uint32_t in_vain; /* spins in a row that have found nothing */
 } cl__waiter;
 
 /* Looks at what is waited for: 1: it is there, 0: not yet, -errno: it never will be. No lock, no system call. */

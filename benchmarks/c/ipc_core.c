@@ -26,8 +26,7 @@ struct channel {
 static struct channel open_ring(cl_segment *segment)
 {
 	struct channel made = { segment, NULL };
-	int32_t fault;
-	check(cl_ring_open(segment, 1, &made.ring, &fault), "cl_ring_open");
+	check(cl_ring_open(&made.ring, segment, 1), "cl_ring_open");
 	return made;
 }
 

@@ -170,8 +170,7 @@ static void use_ring(cl_segment *segment, const uint8_t *ops)
     cl_ring *ring;
     cl_ring_stats stats;
     cl_ring_report report;
-    int32_t fault;
-    if (cl_ring_open(segment, 0, &ring, &fault) < 0)
+    if (cl_ring_open(&ring, segment, 0) < 0)
         return;
     cl_ring_set_spin(ring, 0);
     for (int side = 0; side < CL_RING_SIDES; side++)
@@ -259,7 +258,7 @@ static void use_queue(cl_segment *segment, const uint8_t *ops)
     uint8_t *room = calloc((size_t)most, AT_ONCE);
     for (int i = OPS_AT; i < OPS_END; i++) {
         int64_t size = ops[i] >> 4 < most ? ops[i] >> 4 : most;
-        queue->owner_asked_at = queue->all_asked_at = 0; /* it is time to ask */
+        queue->members.owner_asked_at = queue->members.all_asked_at = 0; /* it is time to ask */
         switch (ops[i] & 15) {
         case 0:
         case 1:
@@ -302,7 +301,7 @@ static void use_queue(cl_segment *segment, const uint8_t *ops)
             cl_queue_give_back(queue, &seen);
             break;
         case 12:
-            cl_queue_sleep(queue, ops[i] >> 4 & 1, cl_queue_announce(queue, ops[i] >> 4 & 1), 1);
+            cl_queue_wait(queue, ops[i] >> 4 & 1, cl__sys_now() + 1);
             break;
         case 13:
             cl_queue_recover(queue);
