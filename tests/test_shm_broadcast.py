@@ -529,6 +529,28 @@ def test_several_tasks_wait_on_one_handle():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_task_that_always_finds_something_leaves_others_a_turn(readonly):
+    async def main():
+        with cl.Broadcast.create(1024, 8) as one, cl.Broadcast.attach(one, readonly=readonly) as reader:
+            one.put_many([b""] * 1000)
+            turns = 0
+
+            async def other():
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.create_task(other())
+            for _ in range(1000):
+                await reader.aget()
+            assert turns >= 10
+            task.cancel()
+
+    asyncio.run(main())
+
+
 def test_a_writer_in_a_loop_waits_for_room():
     async def main():
         with cl.Broadcast.create(2, 8, lossless=True) as one, cl.Broadcast.attach(one) as reader:

@@ -398,8 +398,6 @@ class Broadcast(Bells, _Calls):
 
         if self._segment.readonly:
             return await _nap_until(tried, deadline)
-        if (found := tried()) is not None:  # and now it has the role that a bell is for
-            return found
         return await until(tried, [(self._bell_of(what), arm)], deadline)
 
     def _forked(self) -> None:
@@ -582,6 +580,7 @@ async def _nap_until(attempt: Callable[[], T | None], deadline: int) -> T | None
     """For a reader that cannot ask to be told: a record is seen later by an eighth of the time that it took to come."""
     import asyncio
 
+    await asyncio.sleep(0)  # others in this loop have a turn, also when there is always something
     began = time.monotonic_ns()
     while (found := attempt()) is None:
         now = time.monotonic_ns()
