@@ -153,7 +153,7 @@ static void attaches_and_registers(cl_queue *inherited)
 {
     handle mine;
     CHECK_IS(cl_segment_new(&mine.segment), 0);
-    CHECK_IS(cl_segment_attach(mine.segment, cl__segment_fd(inherited->segment), NULL, CL_SEGMENT_QUEUE, 0, 0), 0);
+    CHECK_IS(cl_segment_attach(mine.segment, cl__segment_fd(inherited->members.segment), NULL, CL_SEGMENT_QUEUE, 0, 0), 0);
     CHECK_IS(cl_queue_open(&mine.queue, mine.segment), 0);
     CHECK(cl_queue_join(mine.queue) > 0);
 }
