@@ -31,7 +31,7 @@ class Fifo(shm.EventFd):
     """What macOS has."""
 
     __slots__ = ()
-    _flags = lib.CL_EVENT_FIFO
+    _flags = lib.CL_EVENTFD_FIFO
 
 
 KINDS = [pytest.param(shm.EventFd, id="eventfd", marks=needs_linux), pytest.param(Fifo, id="fifo")]

@@ -1,6 +1,7 @@
 """wait_any: over rings and queues at once, woken by whichever comes, and idle until then."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -179,6 +180,7 @@ def test_a_signal_ends_it(three, way):
 
     before = signal.signal(signal.SIGALRM, raise_it)
     try:
+        gc.collect()  # what other tests have left has descriptors
         fds = len(os.listdir("/proc/self/fd"))
         for i in range(3):
             signal.setitimer(signal.ITIMER_REAL, 0.02)
