@@ -707,16 +707,18 @@ static int64_t open_fails(cl_segment_plan *whole)
     return rc;
 }
 
+#define PLAN(how_many, size, who, bits) {.slots = (how_many), .slot_size = (size), .members = (who), .flags = (bits)}
+
 static void is_not_believed(void)
 {
     static const cl_queue_plan bad[] = {
-        {0, 1, 1, 0}, {CL_QUEUE_SLOTS + 1, 1, 1, 0}, {1, 0, 1, 0}, {1, (1 << 30) + 1LL, 1, 0}, {1, 1, 0, 0},
-        {1, 1, 4096, 0}, {1, 1, 1, 4}, {-1, 1, 1, 0}, {1, -1, 1, 0}, {INT64_MAX, INT64_MAX, 1, 0},
+        PLAN(0, 1, 1, 0), PLAN(CL_QUEUE_SLOTS + 1, 1, 1, 0), PLAN(1, 0, 1, 0), PLAN(1, (1 << 30) + 1LL, 1, 0), PLAN(1, 1, 0, 0),
+        PLAN(1, 1, 4096, 0), PLAN(1, 1, 1, 4), PLAN(-1, 1, 1, 0), PLAN(1, -1, 1, 0), PLAN(INT64_MAX, INT64_MAX, 1, 0),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         say_about("bad plan %zu", i);
         cl_segment_plan whole = {.mode = 0600, .owner = -1, .group = -1};
-        cl_queue_plan copy = bad[i], good = {4, 8, 4, 0};
+        cl_queue_plan copy = bad[i], good = PLAN(4, 8, 4, 0);
         CHECK_IS(cl_queue_describe(&copy, &whole), -EINVAL);
         CHECK_IS(cl_queue_describe(&good, &whole), 0);
         CHECK_IS(open_fails(&whole), 0);
@@ -725,7 +727,7 @@ static void is_not_believed(void)
     }
     say_about("what is not so");
     cl_segment_plan whole = {.mode = 0600, .owner = -1, .group = -1};
-    cl_queue_plan huge = {CL_QUEUE_SLOTS, 1 << 30, 1, 0}, good = {4, 8, 4, 0}, three = {3, 8, 4, 0}, eight = {8, 8, 4, 0};
+    cl_queue_plan huge = PLAN(CL_QUEUE_SLOTS, 1 << 30, 1, 0), good = PLAN(4, 8, 4, 0), three = PLAN(3, 8, 4, 0), eight = PLAN(8, 8, 4, 0);
     CHECK_IS(cl_queue_describe(&huge, &whole), -ENOMEM);
     CHECK_IS(cl_queue_describe(&good, &whole), 0);
     whole.about = (const char *)&three;
