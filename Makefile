@@ -13,7 +13,8 @@ PYTEST := -m pytest -m "not stress"
 AARCH64_CC := aarch64-linux-gnu-gcc
 QEMU := $(firstword $(foreach name,qemu-aarch64-static qemu-aarch64,$(shell command -v $(name))) qemu-aarch64)
 # Those of shared memory that neither step a victim by ptrace, which qemu does not have, nor compare times.
-QEMU_TESTS := test_segment test_ring test_queue test_ring_faults test_queue_faults test_images_faults
+QEMU_TESTS := test_segment test_wake test_images_faults \
+	$(foreach name,ring queue broadcast deque buffers sync,test_$(name) test_$(name)_faults)
 C_FILES := csrc/native_build.py $(wildcard csrc/*.[ch] csrc/*/*.[ch])
 PY_FILES := $(shell find src -name '*.py' 2>/dev/null)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 REQUIRE = $(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p$(1), sep="\n")' \
 	>$(VENV)/requirements.txt && $(PIP) -r $(VENV)/requirements.txt
 
-.PHONY: help demo test build test-c asan tsan portable fuzz soak qemu bench lint type clean
+.PHONY: help demo test build test-c asan tsan portable fuzz soak qemu peers bench lint type clean
 
 help:
 	@echo 'make demo      build, install and show what it is worth: corelane bench --quick'
@@ -35,6 +36,7 @@ help:
 	@echo 'make qemu      C programs of shared memory, built for aarch64 and run by qemu'
 	@echo 'make portable  the C programs and the tests against the portable build'
 	@echo 'make bench     all benchmarks'
+	@echo 'make peers     installs what corelane bench compares with'
 	@echo 'make lint      ruff, the import layers, the rules of the house'
 	@echo 'make type      mypy --strict'
 	@echo 'make clean     remove all that make made'
@@ -46,6 +48,9 @@ test: build
 	$(BIN)/python $(PYTEST)
 
 build: $(VENV)/.built
+
+peers: build
+	$(call REQUIRE,["project"]["optional-dependencies"]["bench"])
 
 bench: build
 	$(BIN)/python -m pytest benchmarks
