@@ -1,6 +1,6 @@
-"""Rings and queues under random signals: real processes put and get, and any of them is killed or stopped at any time.
+"""Rings, queues and deques under random signals: real processes put and get, and any is killed or stopped at any time.
 
-    python tests/soak.py [--seconds 60] [--seed N] [ring] [queue] ...
+    python tests/soak.py [--seconds 60] [--seed N] [ring] [queue] [deque] ...
 
 Prints a line of JSON for each object; an AssertionError says which promise was broken, and the seed. What is promised:
 
@@ -15,7 +15,7 @@ A consumer notes what it has got before it releases it, so each death of one may
 Processes are forked (with a handle of their own, or with the inherited one), or another program, or one in another pid
 namespace.
 
-To soak another kind of object, add a class like Ring and Queue to KINDS; `pace`: seconds between signals, at most.
+To soak another kind of object, add a class like Queue to KINDS; `pace`: seconds between signals, at most.
 """
 
 import argparse
@@ -98,7 +98,44 @@ class Queue:
         return queue.get_many(queue.slots) == [b"%d" % i for i in range(queue.slots)]
 
 
-KINDS = {"ring": Ring, "queue": Queue}
+class DequeAsQueue(cl.Deque):
+    """Its owner's calls as a producer's, its thieves' as a consumer's."""
+
+    __slots__ = ()
+
+    put = cl.Deque.push
+    put_many = cl.Deque.push_many
+    peek = cl.Deque.steal_claim
+
+
+class Deque:
+    """One owner, who pushes, and some thieves; each successor takes the owner's place."""
+
+    producers, consumers, largest, pace = 1, 3, 200, 0.03
+
+    @staticmethod
+    def create():
+        return DequeAsQueue.create(8, 232, members=32)
+
+    @staticmethod
+    def attach(fd):
+        return DequeAsQueue.attach(fd)
+
+    @staticmethod
+    def inherit(deque):
+        deque.register()
+        return deque
+
+    @staticmethod
+    def count_room(deque):
+        deque.push_many([b"%d" % i for i in range(deque.slots)])
+        with contextlib.suppress(cl.QueueFull):
+            deque.push(b"more")
+            return False
+        return deque.steal_many(deque.slots) == [b"%d" % i for i in range(deque.slots)]
+
+
+KINDS = {"ring": Ring, "queue": Queue, "deque": Deque}
 
 
 # ---- what the processes do ----
@@ -119,10 +156,8 @@ def is_whole(record):
     return len(record) == HEAD.size + size and zlib.crc32(record[HEAD.size :], who ^ number) == checksum
 
 
-NOT_NOW = (
-    cl.PeerDied,
-    cl.SideTaken,
-)  # of a ring: the other side has no successor yet, or our last owner is not quite dead
+# The other side has no successor yet; the one whose place we take is not quite dead; a deque, which never waits, is full.
+NOT_NOW = (cl.PeerDied, cl.SideTaken, cl.QueueFull)
 
 
 def produce(handle, kind, who, notes, pick):
@@ -307,7 +342,7 @@ class Soak:
                         f"{self.name}, seed {self.seed}: {role} does not end"
                     )
                 assert found[1] == 0, f"{self.name}, seed {self.seed}: {role} ended with status {found[1]:#x}"
-        if isinstance(self.object, cl.Queue):
+        if not isinstance(self.object, cl.Ring):
             self.object.recover()
         consume(self.object, self.notes, self.log)
 
