@@ -156,7 +156,7 @@ def is_whole(record):
     return len(record) == HEAD.size + size and zlib.crc32(record[HEAD.size :], who ^ number) == checksum
 
 
-# The other side has no successor yet; the one whose place we take is not quite dead; a deque, which never waits, is full.
+# The other side has no successor yet; the one before us is not quite dead; a deque, which never waits, has no room.
 NOT_NOW = (cl.PeerDied, cl.SideTaken, cl.QueueFull)
 
 
