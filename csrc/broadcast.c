@@ -38,7 +38,11 @@
  *     reader: word = tail                     R2      writer: reads all words       R4    then writes up to t+N-1
  *
  * If R4 misses the word, then R3 came before R4, R4 before R1, and R2 sees t or more: what the writer overwrites without another
- * look, up to t-1, is before the reader's place.
+ * look, up to t-1, is before the reader's place. A thread of the writer's that waits for room looks, too, beside another one that
+ * puts. So the position that it looks from is never beyond tail (R5):
+ *
+ *     B: puts record t, position = t+1     A: no reader is there, so up to t+N may be written     reader: its place is tail, t
+ *     B: tail = t+1, and writes t+N, over record t
  *
  * Whatever another process writes there, we stay in our memory: geometry is a checked copy, a slot's index is masked, a size is
  * read once and checked. */
@@ -205,9 +209,9 @@ static void end_record(cl_broadcast *broadcast, cl__cast_slot *slot, uint64_t po
     cl__store_relaxed(&slot->size, (uint32_t)size); /* partner: the load in cl_broadcast_peek */
     CL_FAULT(173);
     cl__store_release(&slot->sequence, 2 * position + 2); /* L2; partner: L4, L5 */
-    cl__store_relaxed(&broadcast->position, position + 1);
     CL_FAULT(174);
     cl__exchange(&broadcast->shared->tail, position + 1); /* L3, R3, W1; partner: the loads of readers */
+    cl__store_release(&broadcast->position, position + 1); /* R5: after it; partner: the acquire of a thread that waits for room */
     cl__cast_published(broadcast, CL_BROADCAST_FOR_RECORD);
 }
 

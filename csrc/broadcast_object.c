@@ -350,7 +350,7 @@ static int64_t look(void *object)
         return count_readers(broadcast) >= made->count;
     if (!cl__is_lossless(broadcast))
         return 1;
-    rc = cl__cast_find_room(broadcast, cl__load_relaxed(&broadcast->position));
+    rc = cl__cast_find_room(broadcast, cl__load_acquire(&broadcast->position)); /* partner: R5 */
     return rc == -EAGAIN ? 0 : rc < 0 ? rc : 1;
 }
 

@@ -102,9 +102,42 @@ static void is_not_set_back(int32_t policy)
     drop(&slow), drop(&writer);
 }
 
+/* ---- two threads of the writer's: one waits for room while the other puts ------------------------------------------------- */
+
+static handle late;
+
+static void looks_and_is_read(void)
+{
+    CHECK_IS(cl_broadcast_look(writer.cast, CL_BROADCAST_FOR_ROOM), 1); /* as a wait does, in another thread */
+    CHECK_IS(cl_broadcast_subscribe(late.cast, CL_BROADCAST_BLOCK, 0), 0);
+}
+
+static void is_waited_for_by_both(void)
+{
+    for (int point = 173; point <= 174; point++) {
+        int64_t value = 2;
+        say_about("subscribing when the writer has looked for room at point %d", point);
+        writer = make(SLOTS, 4, CL_BROADCAST_LOSSLESS);
+        late = again(&writer, 0);
+        CHECK_IS(cl_broadcast_take(writer.cast), 0);
+        CHECK_IS(put(&writer, 0), 0);
+        meanwhile_at = point;
+        meanwhile = looks_and_is_read;
+        CHECK_IS(put(&writer, 1), 0);
+        CHECK(!meanwhile);
+        while (value < 4 * SLOTS && put(&writer, (uint32_t)value) == 0)
+            value++;
+        CHECK(value <= 1 + SLOTS); /* what the reader has not got is not overwritten */
+        must_get(&late, 1, (uint32_t)value - 1);
+        CHECK_IS(get(&late), -EAGAIN);
+        drop(&late), drop(&writer);
+    }
+}
+
 int main(void)
 {
     int64_t kills = 0;
+    is_waited_for_by_both();
     is_not_set_back(CL_BROADCAST_SKIP);
     is_not_set_back(CL_BROADCAST_EVICT);
     for (int point = FIRST_POINT; point <= LAST_POINT; point++)
