@@ -52,18 +52,27 @@ void cl__buffers_forget(cl_buffers *pool)
     pool->epoch++;
 }
 
-/* With the lock: 0, and it is held; else it is not. In the child of a fork it may be held for ever. */
-static int64_t enter(cl_buffers *pool)
+/* As a participant, with the lock: 0, and it is held; else it is not. In the child of a fork it may be held for ever. */
+static int64_t lock_joined(cl_buffers *pool)
 {
     int64_t rc = cl__members_is_joined(&pool->members);
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&pool->lock);
     rc = cl__members_is_joined(&pool->members); /* another thread may have left since */
-    if (rc == 0 && pool->is_leaving)
-        rc = -ENOTCONN;
     if (rc < 0)
         pthread_mutex_unlock(&pool->lock);
+    return rc;
+}
+
+/* The same, for what begins something: not while we leave. */
+static int64_t enter(cl_buffers *pool)
+{
+    int64_t rc = lock_joined(pool);
+    if (rc == 0 && pool->is_leaving) {
+        pthread_mutex_unlock(&pool->lock);
+        rc = -ENOTCONN;
+    }
     return rc;
 }
 
@@ -323,20 +332,38 @@ int64_t cl_buffers_acquire(cl_buffers *pool, int64_t deadline, cl_buffers_ref *r
     return rc;
 }
 
+/* The bell, under the lock, as whichever thread ends the last reference may close it; and a participant's only, as in the child
+ * of a fork it is the parent's:
+ *
+ *     A: trims, has the last reference     B: leaves; about to silence 7     A: closes 7     C: opens a file, 7     B: reads it */
 int64_t cl_buffers_poll_fd(cl_buffers *pool)
 {
-    return cl__members_poll_fd(&pool->members, 0);
+    int64_t rc = lock_joined(pool);
+    if (rc < 0)
+        return rc;
+    rc = cl__members_poll_fd(&pool->members, 0);
+    pthread_mutex_unlock(&pool->lock);
+    return rc;
 }
 
 int64_t cl_buffers_silence(cl_buffers *pool)
 {
+    int64_t rc = lock_joined(pool);
+    if (rc < 0)
+        return rc;
     cl__members_silence(&pool->members, 0);
+    pthread_mutex_unlock(&pool->lock);
     return 0;
 }
 
 int64_t cl_buffers_arm(cl_buffers *pool)
 {
-    return cl__members_arm(&pool->members, &pool->shared->freed, 0);
+    int64_t rc = lock_joined(pool);
+    if (rc < 0)
+        return rc;
+    rc = cl__members_arm(&pool->members, &pool->shared->freed, 0);
+    pthread_mutex_unlock(&pool->lock);
+    return rc;
 }
 
 /* ---- references ---------------------------------------------------------------------------------------------------- */

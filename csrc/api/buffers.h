@@ -124,15 +124,15 @@ int64_t cl_buffers_trim(cl_buffers *pool, int64_t idle_ns);
 int64_t cl_buffers_recover(cl_buffers *pool);
 
 /* A descriptor that becomes readable when a block comes free after cl_buffers_arm; it is at first. -errno.
- * Blocks: no. Threads: caller locks. */
+ * Blocks: no. Threads: any. */
 int64_t cl_buffers_poll_fd(cl_buffers *pool);
 
-/* Make that descriptor unreadable. 0.
- * Blocks: no. Threads: caller locks. */
+/* Make that descriptor unreadable. 0, or why there is none: -ENOTCONN, -ESTALE.
+ * Blocks: no. Threads: any. */
 int64_t cl_buffers_silence(cl_buffers *pool);
 
 /* From now on that descriptor is told. Then try to acquire: what came free before is not told. 0. -EBADF: there is none.
- * Blocks: no. Threads: caller locks. */
+ * Blocks: no. Threads: any. */
 int64_t cl_buffers_arm(cl_buffers *pool);
 
 /* How long a wait looks before it sleeps, at most; 0: not at all.

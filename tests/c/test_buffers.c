@@ -734,9 +734,64 @@ static void is_not_believed(void)
     CHECK_IS(open_fails(&whole), -EBADMSG);
 }
 
+/* ---- whose the bell is ------------------------------------------------------------------------------------------------- */
+
+static void *trim_all(void *of)
+{
+    int64_t rc = cl_buffers_trim(((handle *)of)->pool, 0);
+    CHECK(rc >= 0 || rc == -ENOTCONN || rc == -ENOTSUP);
+    return NULL;
+}
+
+/* A trim that has a block when we leave ends the place in its own thread, and closes the bell there: ThreadSanitizer looks on. */
+static void closes_its_bell_once(int64_t page)
+{
+    for (int turn = 0; turn < 20; turn++) {
+        handle one = make(64, page, 2);
+        pthread_t thread;
+        say_about("leaving while another thread trims, turn %d", turn);
+        CHECK(cl_buffers_poll_fd(one.pool) >= 0);
+        CHECK_IS(pthread_create(&thread, NULL, trim_all, &one), 0);
+        while (cl_buffers_references(one.pool) == 0 && look_at(&one).trimmed == 0)
+            sched_yield();
+        cl_buffers_leave(one.pool);
+        int64_t rc;
+        do {
+            rc = cl_buffers_silence(one.pool);
+            CHECK(rc == 0 || rc == -ENOTCONN);
+        } while (rc == 0);
+        CHECK_IS(cl_buffers_arm(one.pool), -ENOTCONN);
+        CHECK_IS(cl_buffers_poll_fd(one.pool), -ENOTCONN);
+        CHECK_IS(pthread_join(thread, NULL), 0);
+        end_pool(&one);
+    }
+}
+
+/* As it closes what it has inherited. */
+static void a_child_leaves_its_parents_bell_alone(void)
+{
+    handle one = make(BLOCKS, SIZE, 2);
+    struct pollfd bell = {.fd = (int)cl_buffers_poll_fd(one.pool), .events = POLLIN};
+    say_about("the bell of a parent");
+    pid_t pid = (pid_t)MUST(fork());
+    if (pid == 0) {
+        CHECK_IS(cl_buffers_silence(one.pool), -ESTALE);
+        CHECK_IS(cl_buffers_arm(one.pool), -ESTALE);
+        CHECK_IS(cl_buffers_poll_fd(one.pool), -ESTALE);
+        _exit(0);
+    }
+    int status;
+    MUST(waitpid(pid, &status, 0));
+    CHECK_IS(status, 0);
+    CHECK_IS(poll(&bell, 1, 0), 1);
+    end_pool(&one);
+}
+
 int main(void)
 {
     int64_t page = sysconf(_SC_PAGESIZE);
+    a_child_leaves_its_parents_bell_alone();
+    closes_its_bell_once(page);
     hands_out_blocks(1, 1);
     hands_out_blocks(BLOCKS, SIZE);
     hands_out_blocks(200, page);
