@@ -59,3 +59,15 @@ def test_clean(names):
     assert f"{held} stays" in done.stderr
     assert corelane("clean", left).returncode == 125
     shm.Segment.attach(held).close()
+
+
+def test_a_file_of_a_foreign_name_hides_nothing(names):
+    """Anybody may put a file into that directory."""
+    left, _ = names
+    foreign = f"/dev/shm/corelane.not a name {left}"
+    with open(foreign, "w"):
+        try:
+            assert left in corelane("list").stdout
+            assert left in corelane("clean", "-n").stdout.split()
+        finally:
+            os.unlink(foreign)

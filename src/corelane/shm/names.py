@@ -38,10 +38,15 @@ def path_of(name: Any) -> str:
 
 
 def entries() -> Iterator[tuple[str, str]]:
-    """(name, path) of each file that has a name of ours, sorted; whether it is a segment is another question."""
+    """(name, path) of each file that has a name of ours, sorted; whether it is a segment is another question.
+
+    What begins as one and is none that `path_of` takes is not ours: anybody may put a file there.
+    """
     try:
         found = sorted(each for each in os.listdir(DIRECTORY) if each.startswith(PREFIX))
     except FileNotFoundError:
         return
     for each in found:
-        yield each.removeprefix(PREFIX), os.path.join(DIRECTORY, each)
+        name = each.removeprefix(PREFIX)
+        if _NAME.fullmatch(name):
+            yield name, os.path.join(DIRECTORY, each)
