@@ -9,6 +9,7 @@ import uuid
 import pytest
 from helpers import needs_linux
 
+import corelane as cl
 from corelane import shm
 
 pytestmark = needs_linux
@@ -71,3 +72,48 @@ def test_a_file_of_a_foreign_name_hides_nothing(names):
             assert left in corelane("clean", "-n").stdout.split()
         finally:
             os.unlink(foreign)
+
+
+def test_what_is_not_there_keeps_no_other_from_being_removed(names):
+    left, _ = names
+    done = corelane("clean", "not-there", left)
+    assert (done.returncode, done.stdout) == (125, f"{left}\n")
+    assert "'not-there'" in done.stderr
+
+
+def test_a_dry_run_says_what_a_run_removes():
+    """What is damaged, too: here the version of its layout."""
+    name = f"damaged-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    shm.Segment.create(8, name, keep=True).close()
+    with open(f"/dev/shm/corelane.{name}", "r+b") as file:
+        file.seek(8)
+        file.write(b"\xff")
+    assert corelane("clean", "-n", name).stdout == corelane("clean", name).stdout == f"{name}\n"
+
+
+def test_stat_of_channels():
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    with (
+        cl.Ring.create(4096, f"ring-{mark}") as ring,
+        cl.Queue.create(4, 8, f"queue-{mark}") as queue,
+        cl.Deque.create(4, 8, f"deque-{mark}") as deque,
+        cl.Broadcast.create(4, 8, f"broadcast-{mark}") as broadcast,
+        cl.Broadcast.attach(broadcast),
+    ):
+        for put in (ring.put, queue.put, deque.push, broadcast.put):
+            put(b"1")
+        for kind in ("ring", "queue", "deque", "broadcast"):
+            done = corelane("stat", f"{kind}-{mark}")
+            rows = dict(line.split(":", 1) for line in done.stdout.splitlines())
+            assert {key: rows[key].strip() for key in ("kind", "owner", "held")} == {
+                "kind": kind,
+                "owner": str(os.geteuid()),
+                "held": "yes",
+            }
+            assert rows["depth"].strip() == ("16" if kind == "ring" else "1")  # of a ring in bytes
+            assert str(os.getpid()) in done.stdout
+        told = json.loads(corelane("stat", "--json", f"ring-{mark}").stdout)
+        assert (told["size"], told["producer"]["records"]) == (ring.segment.size, 1)
+        (reader,) = json.loads(corelane("stat", "--json", f"broadcast-{mark}").stdout)["readers"]
+        assert (reader["pid"], reader["lag"]) == (os.getpid(), 1)
+        assert broadcast.stats().readers[0].lag == 1  # it was only looked at

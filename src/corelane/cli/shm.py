@@ -10,15 +10,23 @@ import time
 
 import click
 
+from corelane import shm as shared
+from corelane.cli.main import OWN_FAILURE
 from corelane.cli.messages import say
 from corelane.errors import ShmError
 from corelane.shm import around
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 __all__ = ["shm"]
+
+# What has stats(), and how its class is called.
+_WITH_STATS = {"ring": "Ring", "queue": "Queue", "broadcast": "Broadcast", "deque": "Deque"}
+# What would be mixed up with a segment's bytes and user.
+_RENAMED = {"size": "depth", "owner": "owned_by"}
 
 _HEADINGS = ("NAME", "KIND", "BYTES", "HELD", "OWNER", "MODE", "AGE", "MADE BY")
 
@@ -44,7 +52,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def stat(name: str, as_json: bool) -> int:
-    """All that is known of one segment; of a pool of buffers, its figures too."""
+    """All that is known of one segment, with the figures of a ring, queue, broadcast, deque or pool of buffers."""
     try:
         entry = around.entry_of(name)
         figures = _figures(entry)
@@ -54,17 +62,39 @@ def stat(name: str, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(told))
     else:
-        _table([(f"{key}:", _shown(key, value)) for key, value in told.items() if value not in (None, "")])
+        _table([(f"{key}:", _shown(key, value)) for key, value in _flat(told) if value not in (None, "")])
     return 1 if entry.problem else 0
 
 
 def _figures(entry: around.Entry) -> dict[str, Any]:
     """Of what keeps some."""
-    if entry.kind != "buffers":
-        return {}
-    from corelane.shm.buffers import pools
+    if entry.kind == "buffers":
+        from corelane.shm.buffers import pools
 
-    return pools([entry.name])[entry.name].as_dict()
+        return pools([entry.name])[entry.name].as_dict()
+    if entry.kind not in _WITH_STATS:
+        return {}
+    import dataclasses
+
+    of = getattr(shared, _WITH_STATS[entry.kind])
+    options = {"subscribe": False} if entry.kind == "broadcast" else {}
+    with of.attach(entry.name, readonly=True, **options) as opened:
+        figures = dataclasses.asdict(opened.stats())
+    return {_RENAMED.get(key, key): value for key, value in figures.items()}
+
+
+def _flat(told: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Rows of it: of the two sides of a ring, and of each reader of a broadcast, too."""
+    for key, value in told.items():
+        if key == "holders":
+            yield key, value
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        elif isinstance(value, (list, tuple)):
+            for place, each in enumerate(value):
+                yield from _flat(each, f"{before}{key}.{place}.")
+        else:
+            yield before + key, value
 
 
 @shm.command("clean")
@@ -72,20 +102,25 @@ def _figures(entry: around.Entry) -> dict[str, Any]:
 @click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
 def clean(names: tuple[str, ...], dry_run: bool) -> int:
     """Remove the segments that nobody holds: all of them, or those named."""
-    try:
-        if dry_run:
-            entries = [around.entry_of(name) for name in names] if names else around.list_segments()
-            removed = [entry.name for entry in entries if entry.held is False and entry.kind]
-        else:
-            removed = around.clean(list(names) or None)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    for name in removed:
-        click.echo(name)
-    kept = [name for name in names if name not in removed]
-    for name in kept:
-        say(f"{name} stays: somebody holds it, or it is no segment")
-    return 1 if kept else 0
+    status = 0
+    for wanted in [[name] for name in names] or [None]:  # one that is not there keeps no other from being removed
+        try:
+            removed = _would_clean(wanted) if dry_run else around.clean(wanted)
+        except (OSError, ValueError) as error:
+            say(str(error))
+            status = OWN_FAILURE
+            continue
+        for name in removed:
+            click.echo(name)
+        if wanted and not removed:
+            say(f"{wanted[0]} stays: somebody holds it, or it is no segment")
+            status = status or 1
+    return status
+
+
+def _would_clean(names: list[str] | None) -> list[str]:
+    entries = around.list_segments() if names is None else [around.entry_of(name) for name in names]
+    return [entry.name for entry in entries if entry.held is False and entry.ours]
 
 
 def _row(entry: around.Entry) -> tuple[str, ...]:

@@ -24,9 +24,10 @@ class Entry:
 
     `kind`, `size` (bytes of data), `creator` (a pid, perhaps of another pid namespace) and `created` (seconds since
     1970) are None if it is none that can be attached. `owner` is the number of its user, `mode` its permission bits.
+    `ours`: it is a segment, or was one before it was damaged: what `clean` removes when nobody holds it.
     """
 
-    __slots__ = ("created", "creator", "held", "kind", "mode", "name", "owner", "problem", "size")
+    __slots__ = ("created", "creator", "held", "kind", "mode", "name", "ours", "owner", "problem", "size")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,6 +39,7 @@ class Entry:
         self.created: float | None = None
         self.owner: int | None = None
         self.mode: int | None = None
+        self.ours = False
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in sorted(self.__slots__)}
@@ -79,9 +81,14 @@ def entry_of(name: str) -> Entry:
     return entry
 
 
+# What cl_segment_clean leaves alone.
+_NOT_OURS = (lib.CL_SEGMENT_FOREIGN, lib.CL_SEGMENT_NO_FILE, lib.CL_SEGMENT_SHORT)
+
+
 def _look_inside(entry: Entry, fd: int) -> None:
     report = ffi.new("cl_segment_report *")
     rc = lib.cl_segment_peek(fd, report)
+    entry.ours = rc >= 0 or (rc == -errno.EBADMSG and report.fault not in _NOT_OURS)
     if rc == -errno.EBADMSG:
         entry.problem = str(_corrupted("", report)).partition(": ")[2]
     elif rc < 0:
