@@ -103,7 +103,8 @@ def _flat(told: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
 def clean(names: tuple[str, ...], dry_run: bool) -> int:
     """Remove the segments that nobody holds: all of them, or those named."""
     status = 0
-    for wanted in [[name] for name in names] or [None]:  # one that is not there keeps no other from being removed
+    each: list[list[str] | None] = [[name] for name in names]
+    for wanted in each or [None]:  # one that is not there keeps no other from being removed
         try:
             removed = _would_clean(wanted) if dry_run else around.clean(wanted)
         except (OSError, ValueError) as error:
