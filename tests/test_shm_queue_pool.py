@@ -299,3 +299,12 @@ def test_what_is_no_pool(names, pool):
     assert pool.closed
     with pytest.raises(ValueError, match="cannot be used"):
         pool.get()
+
+
+def test_what_is_no_pool_is_not_looked_into():
+    with cl.Queue.create(4, 8) as queue:
+        queue.put(b"1")
+        queue.shutdown()
+        with pytest.raises(TypeError, match="target must be the name, the handle or an object of a pool, not <Queue"):
+            cl.QueuePool.attach(queue)
+        assert queue.get_nowait() == b"1"

@@ -140,8 +140,10 @@ class QueuePool:
             if isinstance(target, str):
                 found.append(Queue.attach(target, policy=policy, spin=spin, readonly=readonly))
                 each = [_name_of(target, place) for place in range(1, int(found[0]._plan().queues))]
-            else:
+            elif isinstance(target, (list, tuple)):
                 each = target
+            else:  # not whatever can be iterated over: a queue would be emptied
+                raise TypeError(f"target must be the name, the handle or an object of a pool, not {target!r}")
             for one in each:
                 found.append(Queue.attach(one, policy=policy, spin=spin, readonly=readonly))
             _check_pool(found)
