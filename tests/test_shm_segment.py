@@ -276,7 +276,7 @@ def test_a_descriptor_of_what_may_not_be_opened(name):
         "except PermissionError as error: print(error)"
     )
     with shm.Segment.create(10, name) as segment:
-        assert "Permission denied" in in_another_program(code, stdin=segment).stdout
+        assert "Permission denied; we may not open its file for that" in in_another_program(code, stdin=segment).stdout
 
 
 def test_read_only(name):
@@ -405,6 +405,35 @@ def test_options_that_cannot_be(options):
         shm.Segment.create(10, **options)
 
 
+@pytest.mark.parametrize("make", [shm.Segment.create, cl.Ring.create])
+def test_options_that_there_are_not(make):
+    with pytest.raises(TypeError, match="sizze: no such option; there are mode, owner"):
+        make(4096, sizze=1)
+
+
+@pytest.mark.parametrize("private", ["about", "layout"])
+def test_what_only_objects_say_is_no_option(private):
+    with pytest.raises(TypeError, match=f"{private}: no such option"):
+        shm.Segment.create(10, **{private: 1})
+
+
+def test_a_node_that_is_not_there():
+    with pytest.raises(OSError, match=r"numa=\('bind', '1000'\): are all of these nodes there") as caught:
+        shm.Segment.create(10, numa=("bind", "1000"))
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_symbolic_link_is_not_followed(name):
+    path = f"{DIRECTORY}/{PREFIX}{name}"
+    with shm.Segment.create(10, f"{name}-2"):
+        os.symlink(f"{path}-2", path)
+        try:
+            with pytest.raises(OSError, match="is a symbolic link, which is not followed"):
+                shm.Segment.attach(name)
+        finally:
+            os.unlink(path)
+
+
 def test_what_is_larger_than_memory():
     with pytest.raises(OSError, match="bytes of memory and swap are available") as caught:
         shm.Segment.create(1 << 50)
@@ -415,6 +444,30 @@ def test_what_is_larger_than_memory():
 def test_what_cannot_be_attached(target):
     with pytest.raises(TypeError, match="must be a name, a Handle or a descriptor"):
         shm.Segment.attach(target)
+
+
+OBJECTS = {
+    "ring": lambda: cl.Ring.create(4096),
+    "queue": lambda: cl.Queue.create(2, 8),
+    "broadcast": lambda: cl.Broadcast.create(2, 8),
+    "deque": lambda: cl.Deque.create(2, 8),
+    "buffers": lambda: cl.BufferPool.create(2, 8),
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_an_object_of_another_kind_is_named(kind):
+    """By its segment; the descriptor that fileno() tells of is a bell's."""
+    with OBJECTS[kind]() as there:
+        for other, made in OBJECTS.items():
+            with made() as one:
+                if other == kind:
+                    type(one).attach(there).close()
+                    continue
+                with pytest.raises(cl.Corrupted, match=f"it is of kind {kind}, not {other}"):
+                    type(one).attach(there)
+        with pytest.raises(cl.Corrupted, match=f"it is of kind {kind}, not array"):
+            shm.attach_array(there)
 
 
 def test_what_is_no_segment(name, tmp_path):

@@ -172,7 +172,7 @@ class Broadcast(Bells, _Calls):
         ns = spin_ns("spin", spin)
         check(policy, start, on_loss, on_death)
         segment = Segment()
-        source = target.segment if isinstance(target, Broadcast) else target
+        source = target
         segment._attach(source, lib.CL_SEGMENT_BROADCAST, readonly)
         reading: dict[str, Any] = {"policy": policy, "start": start, "on_loss": on_loss, "on_death": on_death}
         made = cls._of(segment, ns, {**reading, "spin": spin})

@@ -289,7 +289,7 @@ class BufferPool(Bells, _Calls):
         """
         span = spin_ns("spin", spin)
         segment = Segment()
-        segment._attach(target.segment if isinstance(target, BufferPool) else target, lib.CL_SEGMENT_BUFFERS, readonly)
+        segment._attach(target, lib.CL_SEGMENT_BUFFERS, readonly)
         return cls._of(segment, span)
 
     @classmethod

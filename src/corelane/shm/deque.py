@@ -169,7 +169,7 @@ class Deque(Shared, _Calls):
         """
         ns = spin_ns("spin", spin)
         segment = Segment()
-        segment._attach(target.segment if isinstance(target, Deque) else target, lib.CL_SEGMENT_DEQUE, readonly)
+        segment._attach(target, lib.CL_SEGMENT_DEQUE, readonly)
         return cls._of(segment, ns, spin)
 
     @classmethod

@@ -219,7 +219,7 @@ class Queue(Bells, _Calls):
         _check_policy(policy)
         ns = spin_ns("spin", spin)
         segment = Segment()
-        segment._attach(target.segment if isinstance(target, Queue) else target, lib.CL_SEGMENT_QUEUE, readonly)
+        segment._attach(target, lib.CL_SEGMENT_QUEUE, readonly)
         return cls._of(segment, policy, ns, spin)
 
     @classmethod

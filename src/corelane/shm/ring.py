@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Peeked", "Reserved", "Ring", "RingStats", "SideStats"]
 
 _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
+_LARGEST = 2**40  # of csrc/ring.c
 _SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
 _NAMES = ("producer", "consumer")
 _any_size = integer(0, 2**62)
@@ -134,10 +135,9 @@ class Ring(Bells, _Calls):
         """
         about = ffi.new("cl_ring_about *")
         ns = spin_ns("spin", spin)
-        size = integer(1, 2**62)("capacity", capacity)
+        size = integer(1, _LARGEST)("capacity", capacity)
         shift = _HUGE.get(options.get("huge_pages") or "", 0)
-        if lib.cl_ring_describe(size, shift, about) < 0:
-            raise ValueError(f"capacity must be at most {2**40} bytes, not {capacity}")
+        lib.cl_ring_describe(size, shift, about)
         segment = Segment()
         segment._create(
             about.size,
@@ -166,7 +166,7 @@ class Ring(Bells, _Calls):
         """
         ns = spin_ns("spin", spin)
         segment = Segment()
-        segment._attach(target.segment if isinstance(target, Ring) else target, lib.CL_SEGMENT_RING, readonly)
+        segment._attach(target, lib.CL_SEGMENT_RING, readonly)
         return cls._of(segment, ns, spin)
 
     @classmethod

@@ -124,6 +124,9 @@ class Segment:
             ShmFailed: the system refused: the name is taken (also a FileExistsError), no room, no permission.
             ValueError, TypeError: an argument is wrong. NotSupported: the platform has no such thing.
         """
+        for private in ("about", "layout"):
+            if private in options:
+                raise TypeError(f"{private}: no such option; there are {', '.join(create_options)}")
         segment = cls()
         segment._create(size, name, lib.CL_SEGMENT_BYTES, **options)
         return segment
@@ -144,7 +147,10 @@ class Segment:
         populate: bool = False,
         lock: bool = False,
         numa: tuple[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: no such option; there are {', '.join(create_options)}")
         path = None if name is None else path_of(name)
         plan = ffi.new("cl_segment_plan *")
         plan.size = integer(1, _LARGEST)("size", size)
@@ -178,7 +184,7 @@ class Segment:
         while (rc := lib.cl_segment_create(self._core, target, plan)) == -errno.EINTR:
             continue  # whatever handler there is for that signal has run by now
         if rc < 0:
-            raise _failed(-rc, f"cannot make {what}", path, huge_pages)
+            raise _failed(-rc, f"cannot make {what}", path, huge_pages, numa, {"owner": owner, "group": group})
         self._name, self._path = name, path
         if name is not None and not kept:
             self._maker = os.getpid()  # a forked child has this object, too
@@ -206,6 +212,10 @@ class Segment:
 
     def _attach(self, target: Any, kind: int, readonly: bool) -> None:
         flags = _flags(readonly=readonly)
+        from corelane.shm.shared import Shared
+
+        if isinstance(target, Shared):
+            target = target.segment  # its own descriptor is that of a bell
         if isinstance(target, Handle):
             self._attach_handle(target, kind, flags)
         elif isinstance(target, str):
@@ -485,7 +495,14 @@ def _check_room(what: str, size: int) -> None:
         raise shm_failed(errno.ENOMEM, f"cannot make {what}: only {room} bytes of memory and swap are available")
 
 
-def _failed(number: int, what: str, path: str | None, huge_pages: str | None) -> ShmFailed | NotSupported:
+def _failed(
+    number: int,
+    what: str,
+    path: str | None,
+    huge_pages: str | None,
+    numa: tuple[str, Any] | None = None,
+    given: dict[str, int | None] | None = None,
+) -> ShmFailed | NotSupported:
     if number in (errno.ENOSYS, errno.ENOTSUP):
         return NotSupported(
             f"{what}: it needs /proc, a file system in memory with O_TMPFILE, and locks of descriptions"
@@ -500,9 +517,19 @@ def _failed(number: int, what: str, path: str | None, huge_pages: str | None) ->
     elif huge_pages and number in (errno.ENOMEM, errno.ENOENT):
         hint = f"; too few pages of {huge_pages} are free: ask for more in /sys/kernel/mm/hugepages"
     elif number == errno.EACCES:
-        hint = f"; its permissions do not let us ({path})"
+        hint = (
+            f"; its permissions do not let us ({path})"
+            if path
+            else "; we may not open its file for that: see its permissions, or try readonly=True"
+        )
     elif number == errno.EPERM:
-        hint = "; see the limit on locked memory (ulimit -l), or the right to give files away (CAP_CHOWN)"
+        asked = ", ".join(f"{key}={value}" for key, value in (given or {}).items() if value is not None)
+        hint = f"; {asked}: only CAP_CHOWN may give files away, or to a group that we are not in" if asked else ""
+        hint = hint or "; see the limit on locked memory (ulimit -l)"
+    elif number == errno.ELOOP and path:
+        hint = f"; {path} is a symbolic link, which is not followed: anybody may put one there"
+    elif number == errno.EINVAL and numa is not None:
+        hint = f"; numa={numa!r}: are all of these nodes there, with memory (/sys/devices/system/node/has_memory)?"
     return shm_failed(number, f"{what}: {os.strerror(number)}{hint}")
 
 
