@@ -226,6 +226,8 @@ def test_closing_one_of_them_ends_it(three, way):
 def test_what_cannot_be_waited_for(three):
     with pytest.raises(ValueError, match="at least one"):
         shm.wait_any([])
+    with pytest.raises(TypeError, match=r"takes a list of objects: wait_any\(\[...\]\), not <"):
+        shm.wait_any(three[0])  # which is an iterator, and would never end
     with pytest.raises(TypeError, match="not for 3"):
         shm.wait_any([three[0], 3])
     for timeout in (-1, float("nan"), "1"):

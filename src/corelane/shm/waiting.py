@@ -152,6 +152,8 @@ class _Asked:
     __slots__ = ("_objects", "_owners", "together")
 
     def __init__(self, name: str, objects: Iterable[Any]) -> None:
+        if hasattr(objects, "_waitables"):  # going over a ring would get from it
+            raise TypeError(f"{name}() takes a list of objects: {name}([...]), not {objects!r}")
         self._objects = list(objects)
         if not self._objects:
             raise ValueError(f"{name}() needs at least one ring or queue to wait for: it would wait for ever")
