@@ -646,7 +646,7 @@ def test_a_stopped_one_is_not_dead(ring):
         os.kill(process.pid, signal.SIGSTOP)
         stat = Path(f"/proc/{process.pid}/stat")
         wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it to stop")
-        with pytest.raises(cl.QueueEmpty):
+        with pytest.raises(cl.QueueEmpty, match=f"its producer, process {process.pid}, is slow or stopped, and alive"):
             ring.get(timeout=0.25)
         with pytest.raises(cl.SideTaken):
             ring.take("producer")
@@ -654,6 +654,16 @@ def test_a_stopped_one_is_not_dead(ring):
         process.stdin.write("alive")
         process.stdin.close()
         assert ring.get(timeout=PATIENCE) == b"alive"
+
+
+def test_who_keeps_it_full_is_named(ring):
+    with pytest.raises(cl.QueueFull, match="bytes in time: it has no consumer"):
+        for _ in range(ring.capacity):
+            ring.put(bytes(1000), timeout=0.01)
+    with cl.Ring.attach(ring) as consumer:
+        consumer.take("consumer")
+        with pytest.raises(cl.QueueFull, match=f"its consumer, process {os.getpid()}, is slow or stopped, and alive"):
+            ring.put(bytes(1000), timeout=0.01)
 
 
 def test_a_forked_child_has_no_side_of_its_parents(ring):

@@ -296,14 +296,23 @@ class Ring(Bells, _Calls):
         if rc == 1:
             return
         if rc == _TIMEOUT:
-            raise self._too_late(side, size, done)
+            raise self._too_late(side, size, done, deadline is not None)
         if rc != _UNTAKEN:  # another thread has left it
             raise self._failed(rc, side, size)
 
-    def _too_late(self, side: int, size: int, done: int = 0) -> Exception:
+    def _too_late(self, side: int, size: int, done: int = 0, waited: bool = True) -> Exception:
+        other = self._held_up(1 - side) if waited else ""  # who does not wait asks often, and wants it fast
         if side == _PRODUCER:
-            return QueueFull(f"{self!r} had no room for {size} bytes in time", done)
-        return QueueEmpty(f"{self!r} had no record in time")
+            return QueueFull(f"{self!r} had no room for {size} bytes in time{other}", done)
+        return QueueEmpty(f"{self!r} had no record in time{other}")
+
+    def _held_up(self, side: int) -> str:
+        """By whom: a stopped one (SIGSTOP) is alive, too."""
+        stats = self.stats()
+        there = (stats.producer, stats.consumer)[side]
+        if there.state != "open":
+            return f": it has no {_NAMES[side]}"
+        return f": its {_NAMES[side]}, process {there.pid}, is slow or stopped, and alive"
 
     def _failed(self, rc: int, side: int, size: int = 0) -> Exception:
         other = _NAMES[1 - side]
