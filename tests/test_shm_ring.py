@@ -658,8 +658,7 @@ def test_a_stopped_one_is_not_dead(ring):
 
 def test_who_keeps_it_full_is_named(ring):
     with pytest.raises(cl.QueueFull, match="bytes in time: it has no consumer"):
-        for _ in range(ring.capacity):
-            ring.put(bytes(1000), timeout=0.01)
+        ring.put_many([bytes(1000)] * ring.capacity, timeout=0.01)
     with cl.Ring.attach(ring) as consumer:
         consumer.take("consumer")
         with pytest.raises(cl.QueueFull, match=f"its consumer, process {os.getpid()}, is slow or stopped, and alive"):
