@@ -470,6 +470,41 @@ def test_an_object_of_another_kind_is_named(kind):
             shm.attach_array(there)
 
 
+def _version(file):
+    file.seek(8)
+    file.write(b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda file: file.truncate(0), "it has 0 bytes, and would need at least 4096"),
+        (lambda file: file.truncate(100), "it has 100 bytes, and would need at least 4096"),
+        (lambda file: file.truncate(8192), "it has 8192 bytes, and was made with 24096: somebody has resized it"),
+        (lambda file: file.truncate(40000), "it has 40000 bytes, and was made with 24096: somebody has resized it"),
+        (_version, "its layout is of version 255, and this corelane's of 1"),
+    ],
+)
+def test_a_file_that_was_changed(name, spoil, why):
+    """Refused before it is mapped: a touch of what is cut off would be SIGBUS."""
+    with shm.Segment.create(20_000, name):
+        with open(f"{DIRECTORY}/{PREFIX}{name}", "r+b") as file:
+            spoil(file)
+        with pytest.raises(cl.Corrupted, match=why):
+            shm.Segment.attach(name)
+        assert why in around.entry_of(name).problem
+
+
+def test_a_file_that_was_deleted(name):
+    """Nobody finds it any more; those who hold it go on."""
+    with shm.Segment.create(10, name) as segment, shm.Segment.attach(name) as other:
+        os.unlink(f"{DIRECTORY}/{PREFIX}{name}")
+        with pytest.raises(FileNotFoundError, match=name):
+            shm.Segment.attach(name)
+        segment.buf[0] = 7
+        assert other.buf[0] == 7
+
+
 def test_what_is_no_segment(name, tmp_path):
     with open(f"{DIRECTORY}/{PREFIX}{name}", "wb") as file:
         file.write(b"#!/bin/sh\n" + bytes(8192))

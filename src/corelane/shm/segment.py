@@ -536,7 +536,7 @@ def _failed(
 def _corrupted(what: str, report: Any) -> ShmError:
     found, expected = int(report.found), int(report.expected)
     why = {
-        lib.CL_SEGMENT_NO_FILE: "it is no regular file",
+        lib.CL_SEGMENT_NO_FILE: "it is no regular file (of a ring or a queue pass the segment: fds={3: ring.segment})",
         lib.CL_SEGMENT_SHORT: f"it has {found} bytes, and would need at least {expected}",
         lib.CL_SEGMENT_FOREIGN: "it does not begin as a segment does (or is of a machine with another byte order)",
         lib.CL_SEGMENT_VERSION: f"its layout is of version {found}, and this corelane's of {expected}",
