@@ -37,3 +37,11 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 def test_the_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         assert "://" in target or ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_tests_that_the_gotchas_name_are_there():
+    tests = "".join(path.read_text() for path in ROOT.glob("tests/**/*.*") if path.suffix in (".py", ".c", ".h"))
+    named = re.findall(r"`(?:tests/c/)?(test_\w+|survives_\w+|\w+\.[chl])`", (ROOT / "docs" / "gotchas.md").read_text())
+    files = {path.name for path in ROOT.glob("tests/**/*")}
+    assert len(named) > 50
+    assert [name for name in named if name not in files and not re.search(rf"\b{name}\(", tests)] == []
