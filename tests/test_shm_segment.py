@@ -521,6 +521,59 @@ def test_what_is_no_segment(name, tmp_path):
 # ---- held ----
 
 
+KINDS_OF_NAMED = {
+    "segment": lambda name: shm.Segment.create(100, name),
+    "array": lambda name: shm.array(3, name=name).segment,
+    "ring": lambda name: cl.Ring.create(4096, name),
+    "queue": lambda name: cl.Queue.create(2, 16, name),
+    "queue pool": lambda name: cl.QueuePool.create(2, 2, 16, name),
+    "broadcast": lambda name: cl.Broadcast.create(2, 16, name),
+    "deque": lambda name: cl.Deque.create(2, 16, name),
+    "pool": lambda name: cl.BufferPool.create(2, 16, name),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_NAMED)
+def test_an_interrupt_leaves_no_name(kind, name, monkeypatch):
+    """Ctrl-C wherever Python looks for a signal, while one is made, used and closed: at the start of a function, and when
+    one in C comes back. Its name goes all the same, its descriptor too, and no finalizer complains."""
+    package, make = os.path.dirname(cl.__file__), KINDS_OF_NAMED[kind]
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: complaints.append(what.exc_type))
+    left = 0
+
+    def profile(frame, event, unused):
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(package):
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    def use():
+        with make(name):
+            pass
+
+    use()
+    gc.collect()
+    descriptors = os.listdir("/proc/self/fd")
+    for nth in range(1, 10_000):
+        left = nth
+        sys.setprofile(profile)
+        try:
+            use()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        gc.collect(0)
+        assert [each for each in os.listdir(DIRECTORY) if name in each] == [], nth
+        assert len(os.listdir("/proc/self/fd")) == len(descriptors), nth
+        if left > 0:
+            break
+    assert nth > 20, "nothing was interrupted"
+    assert set(complaints) <= {KeyboardInterrupt, ResourceWarning}  # the latter of a file that Python itself closes
+
+
 def test_a_killed_holder_holds_nothing(name):
     code = (
         "import sys, time; from corelane import shm; s = shm.Segment.attach(sys.argv[1])\n"

@@ -191,8 +191,9 @@ class Broadcast(Bells, _Calls):
         core = open_core(segment, lib.cl_broadcast_open, "cl_broadcast", lib.cl_broadcast_free)
         made = cls()
         made._bells, made._selected = {}, False
-        made._core, made._segment, made._options = core, segment, options
+        made._segment, made._options = segment, options
         made._bind(int(ffi.cast("uintptr_t", core)), core)
+        made._core = core  # from here on it is closed when it goes
         lib.cl_broadcast_set_spin(core, ns)
         made._close_at_the_end()
         return made

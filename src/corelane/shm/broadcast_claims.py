@@ -64,7 +64,7 @@ class Claimed:
 
     def _drop(self, call: Callable[..., int]) -> None:
         # Its process may have been forked, its handle closed: then there is nothing to be given back.
-        if self._broadcast is not None:
+        if getattr(self, "_broadcast", None) is not None:
             with contextlib.suppress(ShmError, ValueError):
                 self._end(call)
 

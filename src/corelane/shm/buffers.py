@@ -296,10 +296,12 @@ class BufferPool(Bells, _Calls):
     def _of(cls, segment: Segment, span: int) -> Self:
         core = open_core(segment, lib.cl_buffers_open, "cl_buffers", lib.cl_buffers_free)
         pool = cls()
-        pool._core, pool._segment, pool._bells, pool._ended = core, segment, {}, False
+        pool._segment, pool._bells, pool._ended = segment, {}, False
         there = os.fstat(segment.fileno())
-        address = int(ffi.cast("uintptr_t", core))
-        pool._bind(address, core, Block, there.st_dev, there.st_ino, pool.block_size)
+        address, plan = int(ffi.cast("uintptr_t", core)), ffi.new("cl_buffers_plan *")
+        lib.cl_buffers_plan_of(core, plan)
+        pool._bind(address, core, Block, there.st_dev, there.st_ino, int(plan.block_size))
+        pool._core = core  # from here on it is closed when it goes
         lib.cl_buffers_set_spin(core, span)
         if not segment.readonly:
             try:

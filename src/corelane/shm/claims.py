@@ -84,7 +84,7 @@ class Reserved(Claimed):
                 self._drop(_calls._cancel)
 
     def __del__(self) -> None:
-        if self._queue is not None:
+        if getattr(self, "_queue", None) is not None:
             self._drop(_calls._cancel)
 
 
@@ -109,5 +109,5 @@ class Peeked(Claimed):
                 self._drop(_calls._give_back)
 
     def __del__(self) -> None:
-        if self._queue is not None:
+        if getattr(self, "_queue", None) is not None:
             self._drop(_calls._give_back)

@@ -176,8 +176,9 @@ class Deque(Shared, _Calls):
     def _of(cls, segment: Segment, ns: int, spin: float | None) -> Self:
         core = open_core(segment, lib.cl_deque_open, "cl_deque", lib.cl_deque_free)
         deque = cls()
-        deque._core, deque._segment, deque._spin = core, segment, spin
+        deque._segment, deque._spin = segment, spin
         deque._bind(int(ffi.cast("uintptr_t", core)), core)
+        deque._core = core  # from here on it is closed when it goes
         lib.cl_deque_set_spin(core, ns)
         if not segment.readonly:
             try:
@@ -546,7 +547,7 @@ class Reserved(_Held):
                 self._drop(Deque._cancel)
 
     def __del__(self) -> None:
-        if self._deque is not None:
+        if getattr(self, "_deque", None) is not None:
             self._drop(Deque._cancel)
 
 
@@ -571,7 +572,7 @@ class Claimed(_Held):
                 self._drop(Deque._give_back)
 
     def __del__(self) -> None:
-        if self._deque is not None:
+        if getattr(self, "_deque", None) is not None:
             self._drop(Deque._give_back)
 
 

@@ -227,8 +227,9 @@ class Queue(Bells, _Calls):
         core = open_core(segment, lib.cl_queue_open, "cl_queue", lib.cl_queue_free)
         queue = cls()
         queue._bells, queue._selected, queue._policy, queue._spin = {}, set(), policy, spin
-        queue._core, queue._segment = core, segment
+        queue._segment = segment
         queue._bind(int(ffi.cast("uintptr_t", core)), core)
+        queue._core = core  # from here on it is closed when it goes
         lib.cl_queue_set_spin(core, ns)
         if not segment.readonly:
             try:

@@ -173,8 +173,9 @@ class Ring(Bells, _Calls):
     def _of(cls, segment: Segment, ns: int, spin: float | None, populate: bool = False) -> Self:
         core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
         ring = cls()
-        ring._bells, ring._core, ring._segment, ring._spin = {}, core, segment, spin
+        ring._bells, ring._segment, ring._spin = {}, segment, spin
         ring._bind(int(ffi.cast("uintptr_t", core)), core, fast.Kept)
+        ring._core = core  # from here on it is closed when it goes
         lib.cl_ring_set_spin(ring._core, ns)
         ring._close_at_the_end()
         return ring

@@ -181,14 +181,15 @@ class Segment:
         what = f"a segment of {size} bytes" + (f" named {name!r}" if name is not None else "")
         _check_room(what, plan.size)
         target = ffi.NULL if path is None else os.fsencode(path)
+        self._name, self._path = name, path
+        if name is not None and not kept:
+            # Before there is one: a signal's exception may come as soon as there is, and its name is to go with us.
+            self._maker = os.getpid()  # a forked child has this object, too
+            _made.add(self)
         while (rc := lib.cl_segment_create(self._core, target, plan)) == -errno.EINTR:
             continue  # whatever handler there is for that signal has run by now
         if rc < 0:
             raise _failed(-rc, f"cannot make {what}", path, huge_pages, numa, {"owner": owner, "group": group})
-        self._name, self._path = name, path
-        if name is not None and not kept:
-            self._maker = os.getpid()  # a forked child has this object, too
-            _made.add(self)
         self._look()
 
     @classmethod
@@ -424,8 +425,10 @@ class Segment:
         self._unlink()
 
     def _unlink(self) -> None:
-        """By what is known of the file: another thread that closes us, too, may have closed its descriptor by now."""
-        self._maker = 0
+        """By what is known of the file: another thread that closes us, too, may have closed its descriptor by now.
+
+        A signal's exception may come before any step: then it is done again, by whoever closes us or by `__del__`.
+        """
         if self._path is None:
             return
         try:
@@ -433,11 +436,13 @@ class Segment:
             if (there.st_dev, there.st_ino) == self._identity:
                 os.unlink(self._path)
         except FileNotFoundError:
-            return
+            pass
         except OSError as error:
+            self._maker = 0  # it cannot, and need not be told so again
             raise shm_failed(
                 error.errno or errno.EIO, f"cannot remove the name of {self!r}: {error.strerror}"
             ) from None
+        self._maker = 0
 
     def __enter__(self) -> Segment:
         return self
@@ -447,6 +452,7 @@ class Segment:
 
     def __del__(self) -> None:
         if getattr(self, "_maker", 0) and not sys.is_finalizing():
+            self._look()  # a signal's exception has come before it was looked at: it may be there even so
             self.close()
 
 
