@@ -432,6 +432,13 @@ def test_too_many_participants():
         cl.BufferPool.attach(pool)
 
 
+def test_one_that_another_thread_is_closing_is_not_said_to_be_read_only():
+    with cl.BufferPool.create(4, 8) as pool:
+        pool._leave_core()  # the other thread is between that and closing the segment
+        with pytest.raises(ValueError, match="was closed"):
+            pool.acquire()
+
+
 def test_read_only(name):
     with cl.BufferPool.create(4, 8, name) as pool, cl.BufferPool.attach(name, readonly=True) as reader:
         token = pool.acquire().send()

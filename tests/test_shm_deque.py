@@ -323,6 +323,13 @@ def test_too_many_participants():
         cl.Deque.attach(made)
 
 
+def test_one_that_another_thread_is_closing_is_not_said_to_be_read_only():
+    with cl.Deque.create(4, 8) as deque:
+        deque._leave()  # the other thread is between that and closing the segment
+        with pytest.raises(ValueError, match="was closed"):
+            deque.steal_nowait()
+
+
 def test_read_only(name):
     with cl.Deque.create(4, 8, name) as made, cl.Deque.attach(name, readonly=True) as reader:
         made.push(b"x")

@@ -402,6 +402,13 @@ def test_too_many_participants():
         cl.Queue.attach(queue)
 
 
+def test_one_that_another_thread_is_closing_is_not_said_to_be_read_only():
+    with cl.Queue.create(4, 8) as queue:
+        queue._leave()  # the other thread is between that and closing the segment
+        with pytest.raises(ValueError, match="was closed"):
+            queue.get_nowait()
+
+
 def test_read_only(name):
     with cl.Queue.create(4, 8, name) as queue, cl.Queue.attach(name, readonly=True) as reader:
         queue.put(b"x")

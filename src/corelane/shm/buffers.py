@@ -429,7 +429,7 @@ class BufferPool(Bells, _Calls):
         if rc == -errno.ESTALE:
             return self._use_after_fork()
         if rc in (-errno.EACCES, -errno.ENOTCONN):
-            return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
+            return self._not_a_member(rc)
         if rc in (-errno.ENOSPC, -errno.ENOMEM):
             lib.cl_buffers_note_failure(self._core)
             return shm_failed(-rc, f"{self!r}: a block was trimmed, and there is no memory for it: {os.strerror(-rc)}")

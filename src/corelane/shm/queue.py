@@ -429,7 +429,7 @@ class Queue(Bells, _Calls):
         if rc == -errno.ESTALE:
             return self._use_after_fork()
         if rc in (-errno.EACCES, -errno.ENOTCONN):
-            return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
+            return self._not_a_member(rc)
         if rc == -errno.EBADMSG:
             out = self._report()
             word, index = int(out.fault_word), int(out.fault_index)

@@ -66,6 +66,12 @@ class Shared:
     def _use_after_fork(self) -> ShmError:
         return ShmError(f"this process was forked from one that uses {self!r}: call its register() here first")
 
+    def _not_a_member(self, rc: int) -> Exception:
+        """Why it has no place of its own: another thread that closes it gives that up first, and then the segment."""
+        if rc == -errno.EACCES or self._segment.readonly:
+            return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
+        return ValueError(f"{self!r} was closed and cannot be used any more")
+
     # ---- time ----
 
     def _seconds(self, timeout: Any) -> float:
