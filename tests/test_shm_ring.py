@@ -153,6 +153,8 @@ def test_records_that_are_none(ring):
         ring.records_out(object, 1)
     with pytest.raises(ValueError, match="axis"):
         ring.records_in(np.array(3))
+    with pytest.raises(TypeError, match="must be a numpy array, not b'1234'"):
+        ring.records_in(b"1234")
     with pytest.raises(ValueError, match="a size"):
         ring.records_out("V0", 1)
     ring.put(b"123")

@@ -30,6 +30,8 @@ def rows_of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """
     import numpy as np
 
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"array must be a numpy array, not {array!r:.80} ({type(array).__name__}): put() takes bytes")
     if array.dtype.hasobject:
         raise TypeError(f"an array of {array.dtype} cannot be put: Python objects are pointers into one process")
     if array.ndim < 1:
