@@ -18,7 +18,7 @@ pytestmark = needs_linux
 @pytest.mark.parametrize(
     "dtype",
     ["f8", "u1", ">i4", "?", "c16", "S7", "U3", "M8[ns]", [("x", "f4"), ("y", "i8", (2, 3))],
-     np.dtype({"names": ["a", "b"], "formats": ["u1", "f8"], "offsets": [0, 8], "itemsize": 32})],
+     np.dtype({"names": ["a", "b"], "formats": ["u1", "f8"], "offsets": [0, 8], "itemsize": 32}), [("größe", "f4")]],
     ids=str,
 )  # fmt: skip
 def test_of_every_kind(dtype, name):
@@ -88,9 +88,9 @@ def test_read_only(name):
     array.segment.close()
 
 
-@pytest.mark.parametrize("dtype", ["O", [("a", "O")], "V0"])
+@pytest.mark.parametrize("dtype", ["O", [("a", "O")], "V0", ("f4", (2,))])
 def test_kinds_that_cannot_be(dtype):
-    with pytest.raises((TypeError, ValueError), match=r"cannot be shared|must have a size"):
+    with pytest.raises((TypeError, ValueError), match=r"cannot be shared|must have a size|must be of one element"):
         shm.array(3, dtype)
 
 
@@ -100,13 +100,33 @@ def test_shapes_that_cannot_be(shape):
         shm.array(shape)
 
 
+@pytest.mark.parametrize("shape", [2.9, (2.9,), "34", None, [3, "4"]])
+def test_shapes_that_are_none(shape):
+    with pytest.raises(TypeError, match="shape must be an integer or a tuple of integers, not"):
+        shm.array(shape)
+
+
+def test_a_shape_of_more_extents_than_numpy_has(name):
+    with pytest.raises(ValueError, match="at most"):
+        shm.array((1,) * 65, "u1", name)
+    with pytest.raises(FileNotFoundError):
+        shm.attach_array(name)
+
+
+def test_a_shape_of_numpys_integers():
+    assert shm.array(np.int64(3)).shape == (3,)
+    assert shm.array(np.array([2, 3])).shape == (2, 3)
+
+
 def test_what_is_no_array(name):
     with shm.Segment.create(100, name), pytest.raises(cl.Corrupted, match="of kind bytes, not array"):
         shm.attach_array(name)
 
 
 @pytest.mark.parametrize("said", [b"\xff" * 20, b"{'descr': '|O', 'shape': (1,)}", b"{'descr': '<f8', 'shape': (100,)}",
-                                  b"{'descr': '<f8', 'shape': (-1,)}", b"__import__('os')", b"{}"])  # fmt: skip
+                                  b"{'descr': '<f8', 'shape': (-1,)}", b"__import__('os')", b"{}",
+                                  b"{'descr': '|u1', 'shape': (24," + b"1," * 70 + b")}",
+                                  b"{'descr': ('|u1', (24,)), 'shape': (1,)}"])  # fmt: skip
 def test_what_an_array_says_is_not_believed(said):
     array = shm.array(3)
     os.pwrite(array.segment.fileno(), said.ljust(3000, b"\0"), 256)

@@ -6,6 +6,8 @@ another program needs its name alone. Nothing is copied.
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from corelane.shm.segment import HasFileno
 
 __all__ = ["SharedArray", "array", "attach_array"]
+
+_DIMENSIONS = 64 if int(np.__version__.split(".")[0]) >= 2 else 32  # of any numpy array
 
 
 class SharedArray(np.ndarray[Any, Any]):
@@ -71,18 +75,29 @@ def array(shape: int | Sequence[int], dtype: DTypeLike = "f8", name: str | None 
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise TypeError(f"an array of {kind} cannot be shared: Python objects are pointers into one process's memory")
-    extents = (shape,) if isinstance(shape, int) else tuple(int(each) for each in shape)
-    count = 1
-    for extent in extents:
-        if extent < 1:
-            raise ValueError(f"shape must have extents of at least 1, not {extents}")
-        count *= extent
+    if kind.subdtype is not None:
+        raise ValueError(f"dtype must be of one element: {kind} is an array, whose extents belong to the shape")
+    extents = _extents(shape)
+    count = math.prod(extents)
     if kind.itemsize < 1:
         raise ValueError(f"dtype must have a size, as {kind} has not")
     about = repr({"descr": npy.dtype_to_descr(kind), "shape": extents}).encode()
     segment = Segment()
     segment._create(count * kind.itemsize, name, lib.CL_SEGMENT_ARRAY, about=about, **options)
     return _view(segment, extents, kind)
+
+
+def _extents(shape: Any) -> tuple[int, ...]:
+    several = isinstance(shape, (tuple, list)) or (hasattr(shape, "__len__") and np.ndim(shape) == 1)
+    try:
+        extents = tuple(operator.index(extent) for extent in (shape if several else (shape,)))
+    except TypeError:
+        raise TypeError(f"shape must be an integer or a tuple of integers, not {shape!r}") from None
+    if any(extent < 1 for extent in extents):
+        raise ValueError(f"shape must have extents of at least 1, not {extents}")
+    if len(extents) > _DIMENSIONS:
+        raise ValueError(f"shape must have at most {_DIMENSIONS} extents, not {len(extents)}")
+    return extents
 
 
 def attach_array(target: str | int | HasFileno | Handle, *, readonly: bool = False) -> SharedArray:
@@ -107,7 +122,7 @@ def _described(segment: Segment) -> tuple[tuple[int, ...], np.dtype[Any]]:
     # A copy: another process may write there while it is read.
     text = bytes(segment._about).rstrip(b"\0")
     try:
-        told = ast.literal_eval(text.decode("ascii"))
+        told = ast.literal_eval(text.decode())
         kind = npy.descr_to_dtype(told["descr"])
         extents = tuple(told["shape"])
         size = kind.itemsize
@@ -115,7 +130,7 @@ def _described(segment: Segment) -> tuple[tuple[int, ...], np.dtype[Any]]:
             if type(extent) is not int or extent < 1:
                 raise ValueError(extent)
             size *= extent
-        if kind.hasobject or size != segment.size:
+        if kind.hasobject or kind.subdtype is not None or size != segment.size or len(extents) > _DIMENSIONS:
             raise ValueError(size)
     except Exception as error:
         segment.close()
