@@ -593,6 +593,30 @@ def test_a_task_that_waits_is_told_of_a_close(kind, from_thread):
     asyncio.run(main())
 
 
+def test_a_task_that_begins_to_wait_is_told_of_a_close(kind, monkeypatch):
+    """The task has its copy of the descriptor, and waits the next moment: a thread closes the event in between."""
+
+    class Lib:
+        def __getattr__(self, name):
+            return getattr(lib, name)
+
+        def cl_event_dup(self, core, own):
+            rc = lib.cl_event_dup(core, own)
+            thread = threading.Thread(target=event.close)
+            thread.start()
+            thread.join()
+            return rc
+
+    monkeypatch.setattr(eventfd, "lib", Lib())
+
+    async def main():
+        with pytest.raises(ValueError, match="cannot be used any more"):
+            await asyncio.wait_for(event.wait_async(), PATIENCE)
+
+    event = kind()
+    asyncio.run(main())
+
+
 def test_what_is_closed_is_refused(kind):
     with kind() as event:
         assert not event.closed

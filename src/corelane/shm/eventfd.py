@@ -186,12 +186,13 @@ class EventFd:
         # A number for each task: a loop has one reader for each; and if the event is closed meanwhile, its number may
         # be that of another file by the time that we remove the reader.
         own = ffi.gc(ffi.new(_OPENED, {"fd": -1}), lib.cl_opened_close)
-        rc = lib.cl_eventfd_dup(self._core, own)
-        if rc < 0:
-            raise self._failed(rc)
         sleeper, timer = (loop, future), None
         try:
+            # On the list first: who closes it in another thread wakes us then, or has closed it before we duplicate.
             self._sleepers.add(sleeper)
+            rc = lib.cl_eventfd_dup(self._core, own)
+            if rc < 0:
+                raise self._failed(rc)
             loop.add_reader(own.fd, _set, future)
             if timeout is not None:
                 timer = loop.call_later(timeout, _set, future)
@@ -200,7 +201,8 @@ class EventFd:
             self._sleepers.discard(sleeper)
             if timer is not None:
                 timer.cancel()
-            loop.remove_reader(own.fd)
+            if own.fd >= 0:
+                loop.remove_reader(own.fd)
             lib.cl_opened_close(own)
 
     def _failed(self, rc: int) -> Exception:
