@@ -181,6 +181,29 @@ def test_nothing_is_left_of_a_wait(ring):
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("kind", ["ring", "queue", "event"])
+def test_loops_that_are_closed_over_their_tasks_leave_nothing(kind):
+    made = {"ring": lambda: cl.Ring.create(4096), "queue": lambda: cl.Queue.create(2, 8), "event": cl.EventFd}[kind]()
+    wait = made.wait_async if kind == "event" else made.aget
+
+    def leave_one():
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(wait())
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+        task._log_destroy_pending = False
+
+    with made:
+        leave_one()
+        leave_one()
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            leave_one()
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_handle_is_closed_when_it_is_dropped(ring):
     """Its bells know it, but do not keep it."""
 

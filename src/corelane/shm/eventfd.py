@@ -187,6 +187,8 @@ class EventFd:
         # be that of another file by the time that we remove the reader.
         own = ffi.gc(ffi.new(_OPENED, {"fd": -1}), lib.cl_opened_close)
         sleeper, timer = (loop, future), None
+        # A loop that is closed ends none of its tasks: we would have them, and they their copies.
+        self._sleepers.difference_update([each for each in list(self._sleepers) if each[0].is_closed()])
         try:
             # On the list first: who closes it in another thread wakes us then, or has closed it before we duplicate.
             self._sleepers.add(sleeper)
@@ -202,7 +204,8 @@ class EventFd:
             if timer is not None:
                 timer.cancel()
             if own.fd >= 0:
-                loop.remove_reader(own.fd)
+                with contextlib.suppress(RuntimeError):  # that loop is closed
+                    loop.remove_reader(own.fd)
             lib.cl_opened_close(own)
 
     def _failed(self, rc: int) -> Exception:

@@ -89,6 +89,7 @@ class Bell:
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         reader = self._readers.get(loop)
         if reader is None:
+            self._forget_closed()
             fd = os.dup(self.poll_fd())
             try:
                 loop.add_reader(fd, self.heard)
@@ -103,11 +104,19 @@ class Bell:
         if reader is None:  # we are the child of a fork, or it could not be heard
             return
         reader[1] -= 1
-        if reader[1] == 0:
-            del self._readers[loop]
+        if reader[1] == 0 and self._readers.pop(loop, None) is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.remove_reader(reader[0])
             os.close(reader[0])
+
+    def _forget_closed(self) -> None:
+        """A loop that is closed while tasks wait in it ends none of them: we have them, and they have our copy."""
+        for loop in list(self._readers):
+            if loop.is_closed() and (reader := self._readers.pop(loop, None)) is not None:
+                os.close(reader[0])
+                for waiter in list(self._waiting):
+                    if isinstance(waiter, _Task) and waiter.is_of(loop):
+                        self.discard(waiter)
 
     def _forked(self) -> None:
         """The loops are the parent's, and share what they watch with it: nothing is taken out of them."""
@@ -157,6 +166,9 @@ class _Task:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.renew()
+
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop is loop
 
     def renew(self) -> None:
         """What rings from now on is heard by the next sleep."""
