@@ -574,6 +574,35 @@ def test_an_interrupt_leaves_no_name(kind, name, monkeypatch):
     assert set(complaints) <= {KeyboardInterrupt, ResourceWarning}  # the latter of a file that Python itself closes
 
 
+def test_one_that_cannot_be_closed_at_the_end_keeps_no_other_from_it(name):
+    code = """if True:
+        import sys
+        import corelane as cl
+        from corelane import shm
+
+        class Broken(cl.Queue):
+            __slots__ = ()
+            def _leave(self):
+                raise OSError("broken")
+
+        class BrokenSegment(shm.Segment):
+            __slots__ = ()
+            def _unlink(self):
+                raise OSError("broken, too")
+
+        name = sys.argv[1]
+        kept = [Broken.create(2, 8) for _ in range(8)] + [BrokenSegment.create(1, f"{name}.b{i}") for i in range(8)]
+        made = [cl.Queue.create(2, 8, f"{name}.{i}") for i in range(4)]
+        segments = [shm.Segment.create(8, f"{name}.s{i}") for i in range(4)]
+    """
+    done = in_another_program(code, name)
+    assert "broken" in done.stderr
+    left = [each.removeprefix(PREFIX + name) for each in os.listdir(DIRECTORY) if name in each]
+    for each in left:
+        os.unlink(f"{DIRECTORY}/{PREFIX}{name}{each}")
+    assert sorted(left) == [f".b{i}" for i in range(8)]
+
+
 def test_a_killed_holder_holds_nothing(name):
     code = (
         "import sys, time; from corelane import shm; s = shm.Segment.attach(sys.argv[1])\n"

@@ -465,8 +465,14 @@ _made: weakref.WeakSet[Segment] = weakref.WeakSet()
 
 @atexit.register
 def _remove_names() -> None:
+    failed: BaseException | None = None
     for segment in list(_made):
-        segment.close()
+        try:
+            segment.close()
+        except Exception as error:  # the names of the others go all the same
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def _attached(cls: type[Segment], handle: Handle, readonly: bool) -> Segment:

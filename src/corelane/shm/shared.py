@@ -151,8 +151,14 @@ _told: set[int] = set()
 
 @atexit.register
 def _close_all() -> None:
+    failed: BaseException | None = None
     for shared in list(_open):
-        shared.close()
+        try:
+            shared.close()
+        except Exception as error:  # the others are closed all the same: who is not has died, for its peers
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def _all_forked() -> None:
