@@ -50,6 +50,10 @@
 #define cl__fence_streams() __sync_synchronize()
 #endif
 
+/* What is written before is before what comes after, as far as the compiler goes: the processor is made to by membarrier(2),
+ * see wake.h. */
+#define cl__fence_compiler() atomic_signal_fence(memory_order_seq_cst)
+
 /* Whether ThreadSanitizer looks on: to it any two accesses that are no atomics are a race. */
 #if defined(__SANITIZE_THREAD__)
 enum { CL__UNDER_TSAN = 1 };

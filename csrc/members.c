@@ -120,6 +120,9 @@ int64_t cl__members_join(cl__members *members)
         return -EACCES;
     if (rc == -ESTALE)
         forget_the_parent(members);
+    rc = members->has_membarrier ? cl__membarrier_register() : 0; /* before we are in the table, and publish anything */
+    if (rc < 0)
+        return rc;
     /* First those that nobody is, then those that somebody was. */
     for (int dead = 0; dead < 2; dead++) {
         for (int32_t index = 1; index <= members->count; index++) {
@@ -279,7 +282,8 @@ int64_t cl__members_arm(cl__members *members, _Atomic uint32_t *word, int bell)
     cl__or(&members->shared->table[members->me].asks, 1U << bell); /* partner: the fetch_and in ring_for */
     CL_FAULT(131);
     cl__or(word, CL__POLL); /* W2; partner: W3 in cl__members_published */
-    return 0;
+    CL_FAULT(352);
+    return members->has_membarrier ? cl__membarrier() : 0; /* B; W4 is the caller's look */
 }
 
 /* One descriptor that we keep for each of a few bells; several threads may publish, and one of them has those. */

@@ -33,6 +33,7 @@ typedef struct cl__members {
     cl__members_memory *shared;
     int32_t count;
     int read_only;
+    int has_membarrier; /* see wake.h; set once, by the object, after it was opened */
     /* Callers lock those who join and leave; but a thread that waits meanwhile looks whether we are still there. */
     _Atomic uint32_t me;        /* our index, or 0 */
     _Atomic uint32_t joined;    /* in which generation of the segment's lease: the child of a fork has another */
@@ -63,7 +64,7 @@ static inline int64_t cl__members_is_joined(const cl__members *members)
     return me ? -ESTALE : -ENOTCONN;
 }
 
-int64_t cl__members_join(cl__members *members);  /* our index. -EUSERS: all of them live; -EACCES */
+int64_t cl__members_join(cl__members *members);  /* our index. -EUSERS: all of them live; -EACCES; -ENOSYS: no membarrier */
 void cl__members_leave(cl__members *members);    /* and what we hold is cleared; our bells are closed */
 void cl__members_close(cl__members *members);    /* the same, and all descriptors */
 
@@ -81,7 +82,8 @@ int32_t cl__members_highest(const cl__members *members);                /* no in
 int64_t cl__members_poll_fd(cl__members *members, int bell);
 /* Before arming, unless another task waits for the same bell: what it rang for is past. */
 void cl__members_silence(cl__members *members, int bell);
-/* From now on, until it is rung: whoever publishes under that word rings it. Then look: what was published before is not told. */
+/* From now on, until it is rung: whoever publishes under that word rings it. Then look: what was published before is not told.
+ * (With membarrier, too: what had not arrived before has now.) */
 int64_t cl__members_arm(cl__members *members, _Atomic uint32_t *word, int bell);
 
 /* By whoever has published (W1 of wake.h): wake those who sleep on the word, ring for those who are armed. The bits of CL__ASKS

@@ -28,15 +28,12 @@
 
 /* ---- publishing ----------------------------------------------------------------------------------------------------- */
 
-/* The exchange, and not a mere release, orders the slot before the look at the waiters' word: a waiter that has set its bit
- * and found no record is seen here, or has seen ours. */
+/* An exchange, or membarrier, and not a mere release, orders the slot before the look at the waiters' word: a waiter that has
+ * set its bit and found no record is seen here, or has seen ours. */
 static inline void publish(cl_queue *queue, cl__slot *slot, cl__word word, _Atomic uint32_t *wake)
 {
     CL_FAULT(102);
-    if (queue->plan.flags & CL_QUEUE_PLAIN)
-        cl__store_release(&slot->word, word); /* partner: the acquire of whoever looks at the slot */
-    else
-        cl__exchange(&slot->word, word); /* partner: the same, and the fetch_or of a waiter */
+    cl__publish(&slot->word, word, cl__queue_has_membarrier(queue)); /* W1; partner: W4 in queue_wait.c */
     cl__queue_published(queue, wake);
 }
 

@@ -75,6 +75,11 @@ static inline int cl__may_be_behind(cl__word word)
 /* Whether another consumer has a record still: if it dies, that will be somebody's to get. */
 int cl__queue_is_with_another(cl_queue *queue);
 
+static inline int cl__queue_has_membarrier(const cl_queue *queue)
+{
+    return (queue->plan.flags & CL_QUEUE_MEMBARRIER) != 0;
+}
+
 void cl__queue_serve(cl_queue *queue, _Atomic uint32_t *wake);
 
 /* After a slot has become FULL, TOMBSTONE or ORPHAN, or EMPTY; or the queue was shut. */

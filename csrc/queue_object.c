@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 0x51554555452d3033ULL /* "QUEUE-03": to be changed with anything in queue.h */
+#define LAYOUT 0x51554555452d3034ULL /* "QUEUE-04": to be changed with anything in queue.h */
 #define LARGEST (1LL << 46)
 
 /* ---- geometry ----------------------------------------------------------------------------------------------------- */
@@ -29,7 +29,7 @@ static int64_t check_plan(const cl_queue_plan *plan)
 {
     if (plan->slots < 1 || plan->slots > CL_QUEUE_SLOTS || plan->slot_size < 1 || plan->slot_size > 1 << 30 ||
         plan->members < 1 || plan->members > CL_QUEUE_MEMBERS ||
-        plan->flags & ~(CL_QUEUE_AT_MOST_ONCE | CL_QUEUE_PLAIN))
+        plan->flags & ~(CL_QUEUE_AT_MOST_ONCE | CL_QUEUE_MEMBARRIER))
         return -EINVAL;
     if (!plan->pool != !plan->queues || plan->queues < 0 || plan->queues > CL_QUEUE_POOL || plan->place < 0 ||
         plan->place >= (plan->queues ? plan->queues : 1))
@@ -137,6 +137,9 @@ int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
     if (check_plan(&plan) < 0 || (plan.slots & (plan.slots - 1)) != 0 ||
         report.size != slots_offset(&plan) + plan.slots * stride_of(&plan))
         return -EBADMSG;
+    int64_t rc = plan.flags & CL_QUEUE_MEMBARRIER && !report.read_only ? cl__membarrier_register() : 0;
+    if (rc < 0)
+        return rc;
     cl_queue *queue = calloc(1, sizeof *queue);
     if (!queue)
         return -ENOMEM;
@@ -148,6 +151,9 @@ int64_t cl_queue_open(cl_queue **out, cl_segment *segment)
     queue->plan = plan;
     cl_queue_set_spin(queue, CL__SPIN_NS);
     cl__members_open(&queue->members, segment, queue->shared + 1, plan.members, clear_slots, queue);
+    queue->members.has_membarrier = cl__queue_has_membarrier(queue);
+    for (int what = 0; what < 2; what++)
+        queue->waiters[what].has_membarrier = queue->members.has_membarrier;
     *out = queue;
     return 0;
 }

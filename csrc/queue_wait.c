@@ -155,7 +155,8 @@ int64_t cl_queue_waitable(cl_queue *queue, int32_t what, cl_waitable *out)
 {
     int64_t rc = check(queue, what);
     if (rc == 0)
-        *out = (cl_waitable){look_among, ask_among, (uint32_t *)word_of(queue, what), queue, what, 0};
+        *out = (cl_waitable){look_among, ask_among, (uint32_t *)word_of(queue, what), queue, what, 0,
+                             cl__queue_has_membarrier(queue)};
     return rc;
 }
 

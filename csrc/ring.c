@@ -17,7 +17,7 @@
  * the other side may be broken, or hostile. What it can do to us is garbage in a record, a record it does not send, and a
  * wait in vain; it cannot make us read or write outside the records.
  *
- * Death: a commit is one exchange of tail. Whoever is killed before it has put nothing, after it everything; the same holds
+ * Death: a commit is one store of tail. Whoever is killed before it has put nothing, after it everything; the same holds
  * for release and head. A successor begins with the indexes as they are. */
 #include "ring.h"
 
@@ -62,6 +62,7 @@ static int64_t check_about(const cl_segment_report *segment, cl_ring_about *abou
     memcpy(about, segment->data - segment->data_offset + CL_SEGMENT_ABOUT, sizeof *about);
     int64_t first = segment->data_offset + CL__RING_CONTROL;
     if (segment->data_offset % CL__RING_LINE || !is_power_of_two(about->capacity) || !is_power_of_two(about->page) || about->page % sysconf(_SC_PAGESIZE) != 0 ||
+        about->flags & ~(int64_t)CL_RING_MEMBARRIER ||
         about->capacity > LARGEST || about->capacity % about->page || about->control != 0 || about->records < first ||
         about->records % about->page || segment->size < CL__RING_CONTROL ||
         about->records > segment->data_offset + segment->size - about->capacity)
@@ -96,6 +97,9 @@ int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
     if (!report.data || report.fd < 0)
         return -EBADF;
     int64_t rc = check_about(&report, &about);
+    int has_membarrier = (about.flags & CL_RING_MEMBARRIER) != 0;
+    if (rc == 0 && has_membarrier && !report.read_only)
+        rc = cl__membarrier_register();
     if (rc < 0)
         return rc;
     if (posix_memalign(&memory, CL__RING_LINE, sizeof(cl_ring)))
@@ -107,7 +111,9 @@ int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
     ring->capacity = (uint64_t)about.capacity;
     ring->mask = ring->capacity - 1;
     ring->read_only = report.read_only;
+    ring->has_membarrier = has_membarrier;
     for (int i = 0; i < CL_RING_SIDES; i++) {
+        ring->sides[i].waiter.has_membarrier = has_membarrier;
         ring->sides[i].bell = (cl__bell){{-1, -1}};
         ring->sides[i].ringer.fd = -1;
     }
@@ -213,7 +219,10 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
     if (ring->read_only)
         return -EACCES;
     uint32_t generation = *ring->generation;
-    int64_t rc = cl__segment_take_part(ring->segment, which);
+    int64_t rc = ring->has_membarrier ? cl__membarrier_register() : 0; /* before we publish anything */
+    if (rc < 0)
+        return rc;
+    rc = cl__segment_take_part(ring->segment, which);
     if (rc <= 0)
         return rc < 0 ? rc : -EBUSY;
     /* From here on we are alone on this side, but for a stranger's scribbling. The acquires: partners are the exchanges of
@@ -293,7 +302,7 @@ static inline int64_t make_room(cl_ring *ring, cl__side *mine, uint64_t needed)
     if (mine->cursor + needed - mine->other <= ring->capacity)
         return 0;
     CL_FAULT(4);
-    /* Partner: the exchange in release_all. The consumer has read what lies before it, so it may be written over. */
+    /* Partner: W1 in release_all. The consumer has read what lies before it, so it may be written over. */
     uint64_t head = cl__load_acquire(&ring->shared->head), tail = cl__load_relaxed(&mine->index);
     int64_t rc = check_distance(ring, head, tail);
     if (rc < 0)
@@ -336,7 +345,7 @@ static inline int64_t commit_all(cl_ring *ring, cl__side *mine)
     uint64_t tail = mine->cursor;
     int64_t done = (int64_t)mine->count;
     CL_FAULT(5);
-    cl__exchange(&ring->shared->tail, tail); /* W1 of wake.h. Partners: the acquire in peek, and W4 in is_there */
+    cl__publish(&ring->shared->tail, tail, ring->has_membarrier); /* W1. Partners: the acquire in peek, and W4 in is_there */
     cl__store_relaxed(&mine->index, tail);
     CL_FAULT(6);
     if (cl__load(&ring->shared->doors[CL_RING_CONSUMER].word) & CL__ASKS) /* W3 */
@@ -422,7 +431,7 @@ static int64_t look_for_more(cl_ring *ring, cl__side *mine)
     int closed = 0;
     for (;;) {
         CL_FAULT(7);
-        uint64_t tail = cl__load_acquire(&ring->shared->tail); /* partner: the exchange in commit_all */
+        uint64_t tail = cl__load_acquire(&ring->shared->tail); /* partner: W1 in commit_all */
         int64_t rc = check_distance(ring, mine->cursor, tail);
         if (rc < 0)
             return rc;
@@ -473,7 +482,7 @@ static inline int64_t release_all(cl_ring *ring, cl__side *mine)
     int64_t done = (int64_t)mine->count;
     cl__door *door = &ring->shared->doors[CL_RING_PRODUCER];
     CL_FAULT(8);
-    cl__exchange(&ring->shared->head, head); /* W1. Partners: the acquire in make_room, and W4 in is_there */
+    cl__publish(&ring->shared->head, head, ring->has_membarrier); /* W1. Partners: the acquire in make_room, and W4 in is_there */
     cl__store_relaxed(&mine->index, head);
     CL_FAULT(9);
     /* W3. A producer that sleeps because it is full wants to be woken when there is room for some, not for each: see

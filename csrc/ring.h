@@ -54,7 +54,7 @@ struct cl_ring {
     uint64_t capacity, mask;
     void *mapping;
     size_t mapped;
-    int read_only;
+    int read_only, has_membarrier;
     _Atomic int is_closed; /* for good: no thread of ours may take a side any more */
     int fault;
     uint64_t found, expected;

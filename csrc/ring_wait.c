@@ -18,7 +18,7 @@ typedef struct wanted {
  *
  * Either the consumer sees what we want, or we see its head: all four are in one order. If its `never` overwrites ours, ASKS
  * is taken out after that: if ours was there by then, we are woken; if it was not, we or-ed it in later, so the look after
- * that sees `never`, and says it again. */
+ * that sees `never`, and says it again. With membarrier, ours is said by the look before it: see wake.h. */
 static void say_when(const wanted *want)
 {
     cl_ring *ring = want->ring;
@@ -44,7 +44,7 @@ static int64_t is_there(void *object)
     uint64_t own = cl__load_relaxed(&mine->index);
     CL_FAULT(10);
     if (want->which == CL_RING_CONSUMER) {
-        if (cl__load(&ring->shared->tail) != own) /* W4; partner: the exchange in commit_all */
+        if (cl__load(&ring->shared->tail) != own) /* W4; partner: W1 in commit_all */
             return 1;
     } else {
         say_when(want);
@@ -129,7 +129,8 @@ int64_t cl_ring_arm(cl_ring *ring, int32_t which, int64_t size)
     CL_FAULT(11);
     cl__or(&ring->shared->doors[which].word, CL__POLL); /* W2; partner: W3 in commit_all and release_all */
     CL_FAULT(12);
-    rc = is_there(&want); /* W4 */
+    rc = cl__order_publishers(ring->has_membarrier, is_there, &want);
+    rc = rc ? rc : is_there(&want); /* W4 */
     return rc ? rc : is_dead(&want);
 }
 
@@ -172,7 +173,7 @@ int64_t cl_ring_waitable(cl_ring *ring, int32_t which, int64_t size, cl_waitable
     if (!cl__ring_is_ours(ring, &ring->sides[which]))
         return cl__ring_why_not(ring, &ring->sides[which]);
     uint32_t *word = (uint32_t *)&ring->shared->doors[which].word;
-    *out = (cl_waitable){look_among, ask_among, word, ring, which, (int64_t)want.needed};
+    *out = (cl_waitable){look_among, ask_among, word, ring, which, (int64_t)want.needed, ring->has_membarrier};
     return 0;
 }
 
@@ -219,6 +220,7 @@ int64_t cl_ring_stats_of(cl_ring *ring, cl_ring_stats *out)
 int64_t cl_ring_report_of(const cl_ring *ring, cl_ring_report *out)
 {
     *out = (cl_ring_report){.found = ring->found,
+                            .has_membarrier = ring->has_membarrier,
                             .expected = ring->expected,
                             .fault = ring->fault,
                             .capacity = (int64_t)ring->capacity,

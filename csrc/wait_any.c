@@ -1,7 +1,8 @@
 /* Waiting for any of several objects: as cl__wait, on several words at once.
  *
  * SLEEP is or-ed into all words before all are looked at, so what is published after a look finds the bit (wake.h). Whoever
- * publishes under one of them wakes us, and leaves the bits in the others: those who publish there next wake nobody, once. */
+ * publishes under one of them wakes us, and leaves the bits in the others: those who publish there next wake nobody, once. One
+ * membarrier is for all of them. */
 #include "atomic.h"
 #include "wake.h"
 
@@ -11,6 +12,7 @@ typedef struct group {
     const cl_waitable *all;
     int64_t count;
     int is_held; /* by the last look */
+    int has_membarrier; /* one of them at least */
 } group;
 
 /* What this thread has learnt: how long its waits for several things are. */
@@ -70,9 +72,10 @@ int64_t cl_wait_look(const cl_waitable *all, int64_t count, uint8_t *ready)
     return found == 0 && again ? mark_ready(&group, ready) : found;
 }
 
-static void announce(const group *all, uint32_t *seen)
+static void announce(group *all, uint32_t *seen)
 {
     for (int64_t i = 0; i < all->count; i++) {
+        all->has_membarrier |= all->all[i].has_membarrier != 0;
         CL_FAULT(160);
         seen[i] = cl__or((_Atomic uint32_t *)all->all[i].word, CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 of its object */
     }
@@ -90,7 +93,10 @@ static int64_t sleep_until(group *all, int64_t deadline, uint8_t *ready)
     for (uint64_t turn = 0;; turn++) {
         int again = 1; /* what was ready may have been got by another thread */
         announce(all, seen);
-        int64_t rc = look_at_any(all) ? mark_ready(all, ready) : ask_all(all, ready, &again); /* W4 */
+        int64_t rc = cl__order_publishers(all->has_membarrier, look_at_any, all);
+        if (rc < 0)
+            return rc;
+        rc = look_at_any(all) ? mark_ready(all, ready) : ask_all(all, ready, &again); /* W4 */
         if (rc != 0)
             return rc;
         int64_t now = cl__sys_now(), most = all->is_held ? CL__HELD_NS : CL__LOOK_NS;
@@ -122,4 +128,9 @@ int64_t cl_wait_any(const cl_waitable *all, int64_t count, int64_t deadline, int
         rc = sleep_until(&group, deadline, ready);
     cl__wait_learn(&learnt, rc, began);
     return rc;
+}
+
+int64_t cl_membarrier_register(void)
+{
+    return cl__membarrier_register();
 }

@@ -78,15 +78,27 @@ void cl__wait_learn(cl__waiter *waiter, int64_t rc, int64_t began)
         learn(waiter, cl__sys_now() - began);
 }
 
-static int64_t sleep_until(_Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask, void *object,
-                           uint64_t *slept)
+int64_t cl__order_publishers(int has_membarrier, cl__look *look, void *object)
+{
+    if (!has_membarrier)
+        return 0;
+    CL_FAULT(350);
+    int64_t rc = look(object); /* it is cheaper than what comes now; and see wake.h for what it tells */
+    CL_FAULT(351);
+    return rc ? rc : cl__membarrier(); /* B; partner: cl__publish of all who publish */
+}
+
+static int64_t sleep_until(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, cl__look *look, cl__look *ask,
+                           void *object, uint64_t *slept)
 {
     int64_t back_at = cl__sys_now() + CL__LOOK_NS;
     for (;;) {
         CL_FAULT(50);
         uint32_t seen = cl__or(word, CL__SLEEP) | CL__SLEEP; /* W2; partner: W3 in cl__serve's callers */
         CL_FAULT(51);
-        int64_t rc = look(object); /* W4; partner: W1 */
+        int64_t rc = cl__order_publishers(waiter->has_membarrier, look, object);
+        if (rc == 0)
+            rc = look(object); /* W4; partner: W1 */
         if (rc == 0)
             rc = ask(object);
         if (rc != 0)
@@ -121,7 +133,7 @@ int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, c
     int64_t began = cl__sys_now();
     rc = cl__wait_spin(waiter, began, deadline, look, object);
     if (rc == 0)
-        rc = sleep_until(word, deadline, look, ask, object, slept);
+        rc = sleep_until(waiter, word, deadline, look, ask, object, slept);
     cl__wait_learn(waiter, rc, began);
     return rc;
 }

@@ -21,15 +21,40 @@
  *
  * As it is, A finds another count if it comes after that, and is asleep before the wake-up if it comes before.
  *
+ * With membarrier(2), an option of the object that all who take part in it agree on, W1 is a plain release, which saves the
+ * publisher the exchange, and the waiter pays for the order. Each publisher's process is registered before it publishes.
+ *
+ *     waiter                                  publisher
+ *     word |= SLEEP      fetch_or          W2 publish            store, release              W1
+ *     look                                    (the compiler may not change the order: a signal fence)
+ *     membarrier, global                   B  word & ASKS ?      load                        W3
+ *     look once more                       W4     the same
+ *
+ * B makes every processor that runs a registered process go through a full barrier, somewhere in what that one is about, and
+ * is a full barrier itself, before and after. A publisher that runs nowhere has gone through one when it was switched away,
+ * and goes through one before it runs again; of one that was killed all stores have arrived. So for each publisher:
+ *
+ *     its barrier is before W1: W2 was before B, and W3 comes after it: W3 sees the bit
+ *     its barrier is after W1: W1 has arrived when B returns, and W4 sees what was published
+ *
+ * and if it is between the two, both. That needs W1 and W3 in this order in the publisher's program, no more: the signal fence
+ * stops the compiler, which may else move a load up over a release. The processor may do W3 first, as TSO lets it (the store
+ * waits in its buffer) and ARM lets it for plain accesses (not for stlr and ldar, which the compiler makes of these): that is
+ * what the barrier is for. What a publisher does before W1 is before it for whoever sees W1, with or without B: it is a
+ * release. And what a waiter tells the publishers beside its bit, they read after W3, so it is to be told before B: hence
+ * the look before B, which tells it (say_when of the ring). Told in W4 only, nobody need have seen it:
+ *
+ *     waiter: W2, B     publisher: W1 in its buffer, W3: SLEEP, but not for so little     waiter: wants less; W4, nothing there
+ *     publisher: the store arrives     waiter: sleeps
+ *
  * Bits are or-ed in, never stored: a store would erase another waiter's. There is no count of waiters: one that is killed
  * would stay counted. Whoever is killed between publishing and waking, or stopped there, delays the waiter by the rest of
  * its 100 ms, after which it looks by itself. */
 #ifndef CORELANE_WAKE_H
 #define CORELANE_WAKE_H
 
+#include "atomic.h"
 #include "internal.h"
-
-#include <stdatomic.h>
 
 /* SLEEP, POLL: somebody wants to be woken, there or through a descriptor. OPEN, CLOSED: of the object's, if it has use for
  * them: so that its other side, which looks at the word anyway, sees them for nothing. */
@@ -43,6 +68,7 @@ enum { CL__WORDS = 128 }; /* that one can sleep on at once */
 
 /* What one waiter has learnt, and how far it may go; in memory of its own. */
 typedef struct cl__waiter {
+    int has_membarrier;       /* of the object: never changed */
     _Atomic int64_t limit_ns; /* to spin at most; 0: never */
     _Atomic int64_t gap_ns;   /* how long it waited of late */
     _Atomic uint32_t turns;
@@ -62,6 +88,26 @@ int64_t cl__wait(cl__waiter *waiter, _Atomic uint32_t *word, int64_t deadline, c
  * `look` says. And what is learnt from how it ended. */
 int64_t cl__wait_spin(cl__waiter *waiter, int64_t began, int64_t deadline, cl__look *look, void *object);
 void cl__wait_learn(cl__waiter *waiter, int64_t rc, int64_t began);
+
+/* W1 of wake.h; W3 comes next. */
+static inline void cl__publish(_Atomic uint64_t *where, uint64_t value, int has_membarrier)
+{
+    if (has_membarrier) {
+        cl__store_release(where, value); /* partners: the acquire of whoever looks; and B of whoever sleeps, or arms */
+        cl__fence_compiler();
+    } else {
+        cl__exchange(where, value); /* partners: the same, and W2 */
+    }
+}
+
+/* B of wake.h, after W2, if the object has it: look, and if that says 0, let all publishers go through a barrier: what `look`
+ * said, or -ENOSYS. Then look once more: W4. */
+int64_t cl__order_publishers(int has_membarrier, cl__look *look, void *object);
+
+/* wake_*.c: membarrier(2). Registering is of the whole process, a forked child has it, too, and exec ends it; the second time
+ * it does nothing. 0. -ENOSYS: there is none, or we may not. */
+int64_t cl__membarrier_register(void);
+int64_t cl__membarrier(void);
 
 /* Take those bits of CL__ASKS out of the word and wake the sleepers, if there are any. The bits that were there. */
 uint32_t cl__serve(_Atomic uint32_t *word);

@@ -1,4 +1,4 @@
-/* Sleeping on a word: futexes. Not the private kind, as the word is in memory that processes share. */
+/* Sleeping on a word: futexes. Not the private kind, as the word is in memory that processes share. And membarrier(2). */
 #include "wake.h"
 
 #include <limits.h>
@@ -44,4 +44,29 @@ int64_t cl__words_sleep(_Atomic uint32_t *const *words, const uint32_t *expected
 void cl__word_wake(_Atomic uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* As in linux/membarrier.h since 4.16. */
+enum { ALL_REGISTERED = 1 << 1, REGISTER = 1 << 2 };
+
+#if !defined(SYS_membarrier) && defined(__x86_64__)
+#define SYS_membarrier 324
+#elif !defined(SYS_membarrier)
+#define SYS_membarrier 283 /* of all whose numbers are the generic ones */
+#endif
+
+/* Whatever a filter of system calls says instead. */
+static int64_t membarrier(int command)
+{
+    return syscall(SYS_membarrier, command, 0, 0) < 0 ? -ENOSYS : 0;
+}
+
+int64_t cl__membarrier_register(void)
+{
+    return membarrier(REGISTER);
+}
+
+int64_t cl__membarrier(void)
+{
+    return membarrier(ALL_REGISTERED);
 }

@@ -23,3 +23,13 @@ void cl__word_wake(_Atomic uint32_t *word)
 {
     (void)word;
 }
+
+int64_t cl__membarrier_register(void)
+{
+    return -ENOSYS;
+}
+
+int64_t cl__membarrier(void)
+{
+    return -ENOSYS;
+}

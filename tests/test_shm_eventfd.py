@@ -600,8 +600,8 @@ def test_a_task_that_begins_to_wait_is_told_of_a_close(kind, monkeypatch):
         def __getattr__(self, name):
             return getattr(lib, name)
 
-        def cl_event_dup(self, core, own):
-            rc = lib.cl_event_dup(core, own)
+        def cl_eventfd_dup(self, core, own):
+            rc = lib.cl_eventfd_dup(core, own)
             thread = threading.Thread(target=event.close)
             thread.start()
             thread.join()

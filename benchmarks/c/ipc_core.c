@@ -4,7 +4,7 @@
  *
  *   rt/ring, rt/ring_sleep    round trips over two rings, spinning, or asleep
  *   flow/ring, flow/ring_many one way through a ring, records one by one, or many with one commit
- *   op/queue, op/queue_plain  one process: put into a queue and get, with the exchange that sleepers need, or without */
+ *   op/queue, op/queue_membarrier one process: put into a queue and get, ordered by an exchange, or by those who sleep */
 #include "ipc.h"
 
 #include "corelane.h"
@@ -214,9 +214,9 @@ static int64_t queue_op(struct ask *ask)
 	return op(ask, 0);
 }
 
-static int64_t queue_op_plain(struct ask *ask)
+static int64_t queue_op_membarrier(struct ask *ask)
 {
-	return op(ask, CL_QUEUE_PLAIN);
+	return op(ask, CL_QUEUE_MEMBARRIER);
 }
 
 static const struct known all[] = {
@@ -225,7 +225,7 @@ static const struct known all[] = {
 	{ "flow/ring", ring_flow, answer_each },
 	{ "flow/ring_many", ring_flow_many, answer_each },
 	{ "op/queue", queue_op, answer_each },
-	{ "op/queue_plain", queue_op_plain, answer_each },
+	{ "op/queue_membarrier", queue_op_membarrier, answer_each },
 	{ NULL, NULL, NULL },
 };
 

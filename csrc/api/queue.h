@@ -3,7 +3,7 @@
 
 enum cl_queue_flag {
     CL_QUEUE_AT_MOST_ONCE = 1, /* what a consumer was reading when it died is lost; else another one gets it (again) */
-    CL_QUEUE_PLAIN = 2         /* nobody sleeps in the kernel for it, so nobody has to look for sleepers in order */
+    CL_QUEUE_MEMBARRIER = 2    /* whoever puts or gets saves some ns, and whoever goes to sleep pays for it: see csrc/wake.h */
 };
 
 enum { CL_QUEUE_MEMBERS = 4095, CL_QUEUE_SLOTS = 1 << 24, CL_QUEUE_POOL = 64 };
@@ -63,7 +63,8 @@ typedef struct cl_queue cl_queue;
 int64_t cl_queue_describe(cl_queue_plan *plan, cl_segment_plan *out);
 
 /* The queue in a segment that was created or attached, which must outlive the object, and of which there is one object only.
- * It is not registered yet. -EBADMSG: what the segment says of itself is not so. -ENOMEM.
+ * It is not registered yet. -EBADMSG: what the segment says of itself is not so. -ENOMEM. -ENOSYS: it has
+ * CL_QUEUE_MEMBARRIER, and that cannot be done here: see cl_membarrier_register.
  * Blocks: no. Threads: any. */
 int64_t cl_queue_open(cl_queue **out, cl_segment *segment);
 
@@ -80,7 +81,8 @@ int64_t cl_queue_join(cl_queue *queue);
  * Blocks: no. Threads: caller locks: nobody may be in a call. */
 void cl_queue_leave(cl_queue *queue);
 
-/* The calls below, all of them: -ENOTCONN: not registered. -ESTALE: registered by a process that we are a forked child of:
+/* The calls below, all of them: -ENOTCONN: not registered. With CL_QUEUE_MEMBARRIER those that wait or arm: -ENOSYS: the process
+ * could and cannot any more. -ESTALE: registered by a process that we are a forked child of:
  * join anew. -EBADMSG: what is in the memory cannot be: see the report. */
 
 /* Put a record. 0. -EAGAIN: there is no room, or see cl_queue_blocked_by. -EPIPE: the queue is shut. -EMSGSIZE.

@@ -17,7 +17,11 @@ enum cl_ring_fault {
     CL_RING_LENGTH = 3      /* found: a record's bytes, expected: what is there of them at most */
 };
 
-enum { CL_RING_LAYOUT = 0x52494e47, CL_RING_HEADER = 8 /* bytes before each record, which begins at a multiple of 8 */ };
+enum { CL_RING_LAYOUT = 0x52494e48, CL_RING_HEADER = 8 /* bytes before each record, which begins at a multiple of 8 */ };
+
+enum cl_ring_flag {
+    CL_RING_MEMBARRIER = 1 /* whoever puts or gets saves some ns, and whoever goes to sleep pays for it: see csrc/wake.h */
+};
 
 /* What a ring says of itself in the segment's `about`. */
 typedef struct cl_ring_about {
@@ -26,6 +30,7 @@ typedef struct cl_ring_about {
     int64_t records;        /* where the records are, in the file: a multiple of `page` */
     int64_t page;           /* the size of the pages the records are in */
     int64_t size;           /* of the segment's data */
+    int64_t flags;          /* CL_RING_*, to be set after cl_ring_describe, which says 0 */
 } cl_ring_about;
 
 typedef struct cl_ring_tally {
@@ -50,7 +55,7 @@ typedef struct cl_ring_report {
     int64_t largest;        /* bytes of the largest record */
     int32_t fault;          /* CL_RING_* */
     int32_t taken[2];       /* by this handle */
-    int32_t unused;
+    int32_t has_membarrier; /* it was made with CL_RING_MEMBARRIER */
 } cl_ring_report;
 
 typedef struct cl_ring cl_ring;

@@ -15,7 +15,15 @@ typedef struct cl_waitable {
     uint32_t *word;      /* what whoever waits for it sleeps on; see csrc/wake.h */
     void *object;
     int64_t what, size;  /* the object's own */
+    int64_t has_membarrier; /* it was made with membarrier: see csrc/wake.h */
 } cl_waitable;
+
+/* Let this process take part in objects made with CL_QUEUE_MEMBARRIER, CL_RING_MEMBARRIER: whoever waits for them may make it
+ * go through a memory barrier, by an interrupt if it runs (membarrier(2), from Linux 4.16 on). Opening one and taking part in
+ * it do this by themselves; this is for whoever is about to make one. 0. -ENOSYS: the system cannot, or a filter of system
+ * calls refuses it.
+ * Blocks: the first time, in a process with several threads: some ms. Threads: any. */
+int64_t cl_membarrier_register(void);
 
 /* Look at all: how many are ready; `ready[i]` is 1 for those, else 0. Deaths are asked for, if nothing is ready.
  * Blocks: no. Threads: any. */

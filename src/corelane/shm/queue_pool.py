@@ -83,6 +83,7 @@ class QueuePool:
         delivery: str = "at-least-once",
         policy: str = "block",
         spin: float | None = None,
+        membarrier: bool = False,
         **options: Any,
     ) -> Self:
         """Make one, empty.
@@ -90,7 +91,7 @@ class QueuePool:
         Args:
             queues: how many, 1 to 64.
             slots: of each of them.
-            slot_size, members, delivery, policy, spin, options: as in `Queue.create`.
+            slot_size, members, delivery, policy, spin, membarrier, options: as in `Queue.create`.
             name: of the pool; the segments are called that, and that with ".1", ".2" and so on.
 
         Raises:
@@ -103,7 +104,7 @@ class QueuePool:
         made: list[Queue] = []
         try:
             for place in reversed(range(count)):
-                plan = Queue._planned(slots, slot_size, members, delivery)
+                plan = Queue._planned(slots, slot_size, members, delivery, membarrier)
                 plan.pool, plan.queues, plan.place = number, count, place
                 called = None if name is None else _name_of(name, place)
                 made.insert(0, Queue._created(plan, called, policy, spin, dict(options)))

@@ -14,9 +14,9 @@ import sys
 import time
 import weakref
 
-from corelane._ffi import ffi
+from corelane._ffi import ffi, lib
 from corelane._values import seconds
-from corelane.errors import Corrupted, ShmError, shm_failed
+from corelane.errors import Corrupted, NotSupported, ShmError, shm_failed
 from corelane.shm.segment import Handle, Segment
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Self
 
-__all__ = ["Shared", "open_core"]
+__all__ = ["Shared", "no_membarrier", "open_core", "wants_membarrier"]
 
 
 class Shared:
@@ -135,8 +135,31 @@ def open_core(segment: Segment, call: Callable[..., int], kind: str, free: Calla
         name = kind.removeprefix("cl_")
         if rc == -errno.EBADMSG:
             raise Corrupted(f"{what} does not say what {name} it is, or is one of another version of corelane")
+        if rc == -errno.ENOSYS:
+            raise no_membarrier(what)
         raise shm_failed(-rc, f"cannot open the {name} in {what}: {os.strerror(-rc)}")
     return ffi.gc(out[0], functools.partial(_free, free, segment._core))
+
+
+def wants_membarrier(value: bool) -> bool:
+    """Check the option `membarrier` of an object that is about to be made: nothing is made if it cannot be had.
+
+    Raises:
+        NotSupported: see `no_membarrier`. TypeError.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"membarrier must be True or False, not {value!r}")
+    if value and lib.cl_membarrier_register() < 0:
+        raise no_membarrier("an object with membarrier=True")
+    return value
+
+
+def no_membarrier(what: str) -> NotSupported:
+    """Why an object that was made with `membarrier=True` cannot be used here."""
+    return NotSupported(
+        f"{what} needs membarrier(2), which this process cannot call (it is in Linux from 4.16 on; a filter of system "
+        "calls, as containers have, may refuse it): create it without membarrier=True"
+    )
 
 
 def _free(free: Callable[[Any], None], segment: Any, core: Any) -> None:

@@ -38,7 +38,7 @@ _LABELS = {
     "core.ring_many": "corelane's core in C, 256 a commit",
     "core.ring_sleep": "corelane's core in C, ring",
     "core.queue": "corelane's core in C, Queue",
-    "core.queue_plain": "the same, nobody may sleep",
+    "core.queue_membarrier": "the same, with membarrier",
     "ring": "corelane Ring",
     "ring_spin": "corelane Ring",
     "ring_sleep": "corelane Ring, spin=0",
@@ -411,7 +411,7 @@ def idle(players: Players) -> Grid:
 
 def operations(players: Players) -> Grid:
     """Put and get in one process: what the guarantees of a Queue cost beside a queue without any."""
-    who, missing = players.split(("c.vyukov", "core.queue", "core.queue_plain"))
+    who, missing = players.split(("c.vyukov", "core.queue", "core.queue_membarrier"))
     sizes = (8, SIZE, 256)
 
     def ask(one: Contender, column: int, number: int) -> dict[str, Any] | None:
@@ -527,7 +527,7 @@ def targets(tables: Sequence[Latency], grids: Sequence[Grid]) -> list[Target]:
         column = one.columns.index(size_text(SIZE))
         for label, mine, bound in (
             ("Queue, put and get in C, vs Vyukov", "core.queue", 2.7),
-            ("the same where nobody may sleep", "core.queue_plain", 1.4),
+            ("the same with membarrier", "core.queue_membarrier", 1.4),
         ):
             found.append(Target(label, bound, one.ratio(mine, "c.vyukov", column)))
     if "ipc_idle" in grid:
