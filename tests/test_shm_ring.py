@@ -272,6 +272,33 @@ class _Holder:
         _Holder.ended += 1
 
 
+@pytest.mark.parametrize(("call", "other"), [("_reserve(10)", "put_nowait(b'')"), ("_peek()", "get_nowait()")])
+def test_a_finalizer_that_uses_the_ring_meanwhile_is_refused(call, other):
+    # Before Python 3.12 the collector runs when something is made: the view, too. It waited for itself, for ever.
+    code = f"""
+import gc, corelane as cl
+class Cycle:
+    def __init__(self): self.me = self
+    def __del__(self):
+        try: ring.{other}
+        except RuntimeError: pass
+ring = cl.Ring.create(4096)
+ring.put(b"none")
+ring.get()
+ring.put(b"first")
+gc.collect()
+gc.disable()
+Cycle()
+gc.set_threshold(1)
+gc.enable()
+view = ring.{call}
+gc.disable()
+print(len(view))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.split() == ["10" if "reserve" in call else "5"]
+
+
 def test_a_cycle_is_collected_in_a_safe_order():
     before = _Holder.ended
     for _ in range(5):

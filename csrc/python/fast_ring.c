@@ -480,6 +480,19 @@ static PyObject *view_of(ring_object *self, const void *data, int64_t size, int 
     return view;
 }
 
+/* Before it is made: that may run the collector of cycles, and so anybody's `__del__`. One that puts into this very ring is
+ * refused, as it would be a moment later; it cannot wait for us. NULL: none, and the side is the ring's again. */
+static PyObject *lend(ring_object *self, int side, const void *data, int64_t size, void (*undo)(cl_ring *))
+{
+    atomic_store(&self->busy[side], HELD_BY_THE_PROGRAM);
+    PyObject *view = view_of(self, data, size, side == CL_RING_CONSUMER);
+    if (!view) {
+        undo(ring_of(self));
+        atomic_store(&self->busy[side], FREE);
+    }
+    return view;
+}
+
 /* _reserve(size) -> a view of so much room, or the ring's answer. From a view on, the side is the program's, until _let_go. */
 static PyObject *reserve(PyObject *object, PyObject *argument)
 {
@@ -489,11 +502,10 @@ static PyObject *reserve(PyObject *object, PyObject *argument)
     if ((size == -1 && PyErr_Occurred()) || !is_bound(self) || begin_slow(self, CL_RING_PRODUCER) < 0)
         return NULL;
     int64_t rc = cl_ring_reserve(ring_of(self), size, &data);
-    PyObject *view = rc < 0 ? NULL : view_of(self, data, size, 0);
-    if (rc == 0 && !view)
-        cl_ring_abandon(ring_of(self));
-    atomic_store(&self->busy[CL_RING_PRODUCER], view ? HELD_BY_THE_PROGRAM : FREE);
-    return rc < 0 ? PyLong_FromLongLong(rc) : view;
+    if (rc == 0)
+        return lend(self, CL_RING_PRODUCER, data, size, cl_ring_abandon);
+    atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
+    return PyLong_FromLongLong(rc);
 }
 
 /* _peek() -> a view of the next record, or the ring's answer; as _reserve. */
@@ -506,11 +518,10 @@ static PyObject *look_at(PyObject *object, PyObject *unused)
     if (!is_bound(self) || begin_slow(self, CL_RING_CONSUMER) < 0)
         return NULL;
     int64_t rc = cl_ring_peek(ring_of(self), &data, &size);
-    PyObject *view = rc < 0 ? NULL : view_of(self, data, size, 1);
-    if (rc == 0 && !view)
-        cl_ring_rewind(ring_of(self));
-    atomic_store(&self->busy[CL_RING_CONSUMER], view ? HELD_BY_THE_PROGRAM : FREE);
-    return rc < 0 ? PyLong_FromLongLong(rc) : view;
+    if (rc == 0)
+        return lend(self, CL_RING_CONSUMER, data, size, cl_ring_rewind);
+    atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
+    return PyLong_FromLongLong(rc);
 }
 
 /* _let_go(side) -> None. */
