@@ -113,9 +113,13 @@ void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place)
     cl__sys_write(ringer->fd, "", 1); /* full: it is readable as it is */
 }
 
+/* Forgotten first: another thread may fork in between, and in that child the number would be closed a second time, or rung, when
+ * it is another file's. */
 void cl__ringer_close(cl__ringer *ringer)
 {
-    if (ringer->fd >= 0)
-        close(ringer->fd);
+    int fd = ringer->fd;
     ringer->fd = -1;
+    if (fd >= 0)
+        close(fd);
+    CL_FAULT(134);
 }

@@ -224,8 +224,41 @@ static void a_block_that_comes_free_before_the_sleep(int point)
     finish(0);
 }
 
+/* The child has a number only if it is of an open file. */
+static void two_is_forked(void)
+{
+    int status, number = two.pool->members.ringers[1].fd;
+    pid_t pid = (pid_t)MUST(fork());
+    if (pid == 0)
+        _exit(number >= 0 && fcntl(number, F_GETFD) < 0);
+    MUST(waitpid(pid, &status, 0));
+    CHECK_IS(status, 0);
+}
+
+static void one_is_rung_for(void)
+{
+    CHECK(cl_buffers_poll_fd(one.pool) >= 0);
+    two_acquires();
+    CHECK_IS(cl_buffers_arm(one.pool), 0);
+    two_releases();
+}
+
+static void a_bell_that_is_another_one(void)
+{
+    say_about("a fork while another bell is opened");
+    begin(1);
+    one_is_rung_for();
+    CHECK(two.pool->members.ringers[1].fd >= 0);
+    CHECK_IS(cl_buffers_leave(one.pool), 1);
+    CHECK_IS(cl_buffers_join(one.pool), 1);
+    at(134, two_is_forked);
+    one_is_rung_for();
+    finish(0);
+}
+
 int main(void)
 {
+    a_bell_that_is_another_one();
     a_handle_that_becomes_stale_on_the_way(291, two_releases, 0);
     a_handle_that_becomes_stale_on_the_way(291, two_releases_and_acquires, 1);
     a_handle_that_becomes_stale_on_the_way(292, two_releases, 0);
