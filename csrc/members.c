@@ -123,16 +123,16 @@ int64_t cl__members_join(cl__members *members)
     rc = members->has_membarrier ? cl__membarrier_register() : 0; /* before we are in the table, and publish anything */
     if (rc < 0)
         return rc;
-    /* First those that nobody is, then those that somebody was. */
-    for (int dead = 0; dead < 2; dead++) {
+    /* First those that nobody is, then any: somebody was that one, or has left it since. */
+    for (int any = 0; any < 2; any++) {
         for (int32_t index = 1; index <= members->count; index++) {
-            int is_taken = cl__load_relaxed(&members->shared->table[index].pid) != 0; /* partner: none, the lease decides */
-            if (is_taken != dead)
+            if (!any && cl__load_relaxed(&members->shared->table[index].pid)) /* partner: none, the lease decides */
                 continue;
             rc = join_as(members, index);
             if (rc != 0)
                 return rc < 0 ? rc : members->me;
         }
+        CL_FAULT(133);
     }
     return -EUSERS;
 }

@@ -224,6 +224,31 @@ static void a_block_that_comes_free_before_the_sleep(int point)
     finish(0);
 }
 
+static void two_leaves(void)
+{
+    CHECK_IS(cl_buffers_leave(two.pool), 1);
+}
+
+/* All places are taken when one looks for what is free, and one is free when it looks for the dead. */
+static void a_place_that_comes_free_on_the_way(void)
+{
+    say_about("a place that comes free on the way");
+    begin(1);
+    CHECK_IS(cl_buffers_leave(one.pool), 1);
+    cl_segment_report report;
+    handle first;
+    CHECK_IS(cl_segment_report_of(one.segment, &report), 0);
+    CHECK_IS(cl_segment_new(&first.segment), 0);
+    CHECK_IS(cl_segment_attach(first.segment, (int32_t)report.fd, NULL, CL_SEGMENT_BUFFERS, 0, 0), 0);
+    CHECK_IS(cl_buffers_open(&first.pool, first.segment), 0);
+    CHECK_IS(cl_buffers_join(first.pool), 1);
+    at(133, two_leaves);
+    CHECK_IS(cl_buffers_join(one.pool), 2);
+    cl_buffers_free(first.pool);
+    cl_segment_free(first.segment);
+    finish(0);
+}
+
 /* The child has a number only if it is of an open file. */
 static void two_is_forked(void)
 {
@@ -258,6 +283,7 @@ static void a_bell_that_is_another_one(void)
 
 int main(void)
 {
+    a_place_that_comes_free_on_the_way();
     a_bell_that_is_another_one();
     a_handle_that_becomes_stale_on_the_way(291, two_releases, 0);
     a_handle_that_becomes_stale_on_the_way(291, two_releases_and_acquires, 1);
