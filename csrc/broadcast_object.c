@@ -186,8 +186,8 @@ static int64_t begin_reading(cl_broadcast *broadcast)
         rc = read_tail(broadcast, &position);
         if (broadcast->reading & CL_BROADCAST_FROM_OLDEST)
             position = position > broadcast->count ? position - broadcast->count : 0;
-        if (rc == 0 && cl__is_registered(broadcast)) /* partner: none, for people */
-            cl__store_relaxed(&cl__our_reader(broadcast)->word, cl__reader_word(position, broadcast->state));
+        if (rc == 0 && cl__is_registered(broadcast)) /* W1; partner: the load in count_readers. What it is worth is for people */
+            cl__exchange(&cl__our_reader(broadcast)->word, cl__reader_word(position, broadcast->state));
     }
     if (rc < 0)
         return rc;
