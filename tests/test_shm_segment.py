@@ -495,6 +495,14 @@ def test_a_file_that_was_changed(name, spoil, why):
         assert why in around.entry_of(name).problem
 
 
+def test_a_bell_is_no_segment():
+    with (
+        cl.Ring.create(4096) as ring,
+        pytest.raises(cl.Corrupted, match=r"pass on the segment: fds=\{3: ring.segment\}"),
+    ):
+        cl.Ring.attach(ring.fileno())
+
+
 def test_a_file_that_was_deleted(name):
     """Nobody finds it any more; those who hold it go on."""
     with shm.Segment.create(10, name) as segment, shm.Segment.attach(name) as other:

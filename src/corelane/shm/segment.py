@@ -225,7 +225,7 @@ class Segment:
             fd = target if isinstance(target, int) else target.fileno() if hasattr(target, "fileno") else None
             if not isinstance(fd, int) or isinstance(fd, bool) or not 0 <= fd < 2**31:
                 raise TypeError(f"target must be a name, a Handle or a descriptor, not {target!r}")
-            self._take(fd, ffi.NULL, kind, flags, f"the segment at descriptor {fd}")
+            self._take(fd, ffi.NULL, kind, flags, f"{_AT_DESCRIPTOR}{fd}")
 
     def _attach_handle(self, handle: Handle, kind: int, flags: int) -> None:
         if handle.name is not None:
@@ -459,6 +459,8 @@ class Segment:
 create_options = ("mode", "owner", "group", "keep", "huge_pages", "populate", "lock", "numa")
 
 
+_AT_DESCRIPTOR = "the segment at descriptor "
+
 # Those whose names are ours to remove: what is alive at the interpreter's end is not finalised.
 _made: weakref.WeakSet[Segment] = weakref.WeakSet()
 
@@ -548,7 +550,7 @@ def _failed(
 def _corrupted(what: str, report: Any) -> ShmError:
     found, expected = int(report.found), int(report.expected)
     why = {
-        lib.CL_SEGMENT_NO_FILE: "it is no regular file (of a ring or a queue pass the segment: fds={3: ring.segment})",
+        lib.CL_SEGMENT_NO_FILE: "it is no regular file",
         lib.CL_SEGMENT_SHORT: f"it has {found} bytes, and would need at least {expected}",
         lib.CL_SEGMENT_FOREIGN: "it does not begin as a segment does (or is of a machine with another byte order)",
         lib.CL_SEGMENT_VERSION: f"its layout is of version {found}, and this corelane's of {expected}",
@@ -558,4 +560,6 @@ def _corrupted(what: str, report: Any) -> ShmError:
         lib.CL_SEGMENT_KIND: f"it is of kind {KINDS.get(found, found)}, not {KINDS.get(expected, expected)}",
         lib.CL_SEGMENT_LAYOUT: f"its layout is {found:#x}, not {expected:#x}",
     }.get(report.fault, f"fault {report.fault}")
+    if report.fault == lib.CL_SEGMENT_NO_FILE and what.startswith(_AT_DESCRIPTOR):
+        why += " (of a ring or a queue pass on the segment: fds={3: ring.segment})"
     return Corrupted(f"cannot attach {what}: {why}")
