@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -585,6 +586,15 @@ def test_spin_is_settable_and_zero_is_honoured():
     finally:
         shm.set_default_spin(None)
     assert 0 <= shm.default_spin() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("cpus", "quota", "spin"), [((0, 1), None, 50e-6), ((0, 1), 2.0, 50e-6), ((3,), None, 0), ((0, 1, 2, 3), 1.5, 0)]
+)
+def test_nobody_spins_by_default_where_the_other_side_could_not_run(monkeypatch, cpus, quota, spin):
+    monkeypatch.setattr("corelane.cpu.budget", lambda **_: types.SimpleNamespace(cpus=cpus, quota=quota))
+    shm.set_default_spin(None)
+    assert shm.default_spin() == spin
 
 
 def test_an_idle_waiter_costs_no_cpu():
