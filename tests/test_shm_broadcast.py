@@ -611,6 +611,22 @@ say(got + reader.lost, last)
             end(program)
 
 
+@both
+def test_one_that_is_refused_takes_nothing_from_the_one_who_holds(kind):
+    """A second claim of a handle is refused, and dropped: the first one is held all the same."""
+    with cl.Broadcast.create(4, 8, **kind) as writer, cl.Broadcast.attach(writer) as reader:
+        reader.subscribe()
+        writer.put(b"1")
+        with writer.reserve() as room, reader.peek() as view:
+            for _ in range(2):
+                for call in (writer.reserve, lambda: writer.put(b"x"), reader.peek, reader.get):
+                    with pytest.raises(RuntimeError, match="leave its `with` block first"):
+                        call()
+            room[:] = b"22222222"
+            assert view == b"1"
+        assert reader.get() == b"22222222"
+
+
 def test_readers_that_are_late_are_not_waited_for():
     with cl.Broadcast.create(4, 8, lossless=True) as one:
         assert not one.wait_readers(1, timeout=0.002)

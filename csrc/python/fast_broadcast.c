@@ -267,14 +267,16 @@ static PyObject *begin_claim(PyObject *self, PyObject *address, int64_t (*call)(
     return PyLong_FromLongLong(rc);
 }
 
-/* By whoever holds it, so nobody else is in a call. */
+/* By whoever holds it, so nobody else is in a call. Or by one that was refused, and is dropped: what is held is another's. */
 static PyObject *end_claim(PyObject *self, PyObject *address, int64_t (*call)(cl_broadcast *, cl_broadcast_claim *))
 {
     cl_broadcast *core = cl__fast_core(self);
     cl_broadcast_claim *claim = core ? claim_at(address) : NULL;
     if (!claim)
         return NULL;
-    int64_t rc = claim->data ? call(core, claim) : -EINVAL;
+    if (!claim->data)
+        return PyLong_FromLongLong(-EINVAL);
+    int64_t rc = call(core, claim);
     int held = HELD_BY_THE_PROGRAM;
     if (!claim->data)
         atomic_compare_exchange_strong(&((broadcast_object *)self)->busy, &held, FREE);
@@ -316,6 +318,8 @@ static PyObject *commit(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     if (!claim)
         return PyErr_Format(PyExc_TypeError, "_commit() takes a claim's address and a size");
+    if (!claim->data)
+        return PyLong_FromLongLong(-EINVAL);
     int64_t rc = cl_broadcast_commit(core, claim, size);
     int held = HELD_BY_THE_PROGRAM;
     if (!claim->data)
