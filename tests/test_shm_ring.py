@@ -315,6 +315,30 @@ def test_a_cycle_is_collected_in_a_safe_order():
     assert _Holder.ended == before + 10
 
 
+def test_a_buffer_that_grows_while_it_waits_burns_nothing():
+    """It waits for the room that it needs now, not for what it needed when it was given."""
+    with cl.Ring.create(8192) as first, cl.Ring.attach(first) as second, cl.Ring.attach(first) as consumer:
+        for _ in range(3):
+            first.put(bytes(2000))
+        consumer.take("consumer")
+        first.close()
+        data, burnt = bytearray(3000), []
+
+        def put():  # its first one, which takes the side
+            began = time.thread_time()
+            with contextlib.suppress(cl.QueueFull):
+                second.put(data, timeout=0.5)
+            burnt.append(time.thread_time() - began)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        time.sleep(0.1)
+        data.extend(bytes(3000))
+        consumer.get()
+        thread.join()
+        assert burnt[0] < 0.1
+
+
 def test_what_never_fits_names_both_sizes(ring):
     for call in (ring.put, ring.put_nowait, lambda data: ring.put_many([data]), lambda data: ring.reserve(len(data))):
         with pytest.raises(ValueError, match=rf"{ring.capacity} bytes never fits.*largest has {ring.largest}"):

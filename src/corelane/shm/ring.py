@@ -384,9 +384,10 @@ class Ring(Bells, _Calls):
 
     def _put_later(self, rc: int, data: Any, timeout: Any) -> None:
         deadline = None if timeout is False else self._deadline(timeout)
-        size, one = memoryview(data).nbytes, [data]
+        one = [data]
         while rc < 0:
-            self._settle(rc, _PRODUCER, size, deadline)
+            # Asked each time: a bytearray may grow meanwhile, and there would be room for what it was.
+            self._settle(rc, _PRODUCER, memoryview(data).nbytes, deadline)
             rc = self._put_some(one, 0)
 
     def put_many(self, records: Iterable[Any], timeout: float | None = None) -> None:
