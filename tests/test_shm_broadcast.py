@@ -611,6 +611,16 @@ say(got + reader.lost, last)
             end(program)
 
 
+def test_recovering_takes_part(name):
+    with cl.Broadcast.create(4, 8, name) as one, cl.Broadcast.attach(name, readonly=True) as looking:
+        with pytest.raises(cl.ShmError, match=r"takes no part in it yet: subscribe\(\) or take\(\) first"):
+            one.recover()
+        with pytest.raises(PermissionError, match="attached read-only"):
+            looking.recover()
+        one.take()
+        assert one.recover() == 0
+
+
 @both
 def test_one_that_is_refused_takes_nothing_from_the_one_who_holds(kind):
     """A second claim of a handle is refused, and dropped: the first one is held all the same."""

@@ -168,6 +168,8 @@ def failed(broadcast: Broadcast, number: int, item: Any) -> Exception:
             f"{broadcast!r} was written to by a stranger: it says {int(out.fault_word)} "
             f"where {int(out.fault_expected)} was expected"
         )
-    if number == errno.EACCES:
-        return shm_failed(number, f"{broadcast!r} was attached read-only, or its permissions are")
+    if number == errno.ENOTCONN and not broadcast.segment.readonly:
+        return ShmError(f"this handle of {broadcast!r} takes no part in it yet: subscribe() or take() first")
+    if number in (errno.EACCES, errno.ENOTCONN):
+        return shm_failed(errno.EACCES, f"{broadcast!r} was attached read-only, or its permissions are")
     return shm_failed(number, f"{broadcast!r}: {os.strerror(number)}")
