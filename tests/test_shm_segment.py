@@ -543,8 +543,8 @@ KINDS_OF_NAMED = {
 
 @pytest.mark.parametrize("kind", KINDS_OF_NAMED)
 def test_an_interrupt_leaves_no_name(kind, name, monkeypatch):
-    """Ctrl-C wherever Python looks for a signal, while one is made, used and closed: at the start of a function, and when
-    one in C comes back. Its name goes all the same, its descriptor too, and no finalizer complains."""
+    """Ctrl-C wherever Python looks for a signal, while one is made and closed: at the start of a function, and when one
+    in C comes back. Its name goes all the same, its descriptor too, and no finalizer complains."""
     package, make = os.path.dirname(cl.__file__), KINDS_OF_NAMED[kind]
     complaints = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: complaints.append(what.exc_type))
