@@ -245,6 +245,40 @@ def test_ctrl_c_anywhere_leaves_both_sides_usable(ring):
     assert count > 100
 
 
+def test_ctrl_c_does_not_let_go_of_what_another_thread_holds(ring):
+    """Just before the call that would have been refused."""
+
+    def profile(frame, event, what):
+        if event == "c_call" and getattr(what, "__name__", "") in ("_reserve", "_peek"):
+            raise KeyboardInterrupt
+
+    def interrupted(call):
+        sys.setprofile(profile)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        finally:
+            sys.setprofile(None)
+
+    ring.put(b"first")
+    held = []
+    thread = threading.Thread(target=lambda: held.extend([ring.reserve(5), ring.peek()]))
+    thread.start()
+    thread.join()
+    for _ in range(2):
+        interrupted(lambda: ring.reserve(5))
+        interrupted(ring.peek)
+        with pytest.raises(RuntimeError, match="a reserved record was not committed yet"):
+            ring.put(b"other")
+        with pytest.raises(RuntimeError, match="a record is being looked at"):
+            ring.get()
+    held[0].view[:] = b"whole"
+    held[0].commit()
+    assert held[1].view == b"first"
+    held[1].release()
+    assert ring.get() == b"whole"
+
+
 def test_a_view_keeps_the_memory(ring):
     with cl.Ring.create(1) as short:
         short.put(b"kept")

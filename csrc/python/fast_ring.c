@@ -26,6 +26,7 @@ typedef struct ring_object {
     cl__fast_object base;
     PyObject *kept; /* the type of fast_kept.c */
     _Atomic int busy[CL_RING_SIDES];
+    _Atomic unsigned long holder[CL_RING_SIDES]; /* the thread that HELD_BY_THE_PROGRAM came from */
 } ring_object;
 
 enum { FREE = 0, IN_A_CALL = 1, HELD_BY_THE_PROGRAM = 2 };
@@ -480,15 +481,22 @@ static PyObject *view_of(ring_object *self, const void *data, int64_t size, int 
     return view;
 }
 
+/* The end of a call that has begun: the side is the program's, or free. */
+static void hold(ring_object *self, int side, int is_held)
+{
+    atomic_store(&self->holder[side], PyThread_get_thread_ident());
+    atomic_store(&self->busy[side], is_held ? HELD_BY_THE_PROGRAM : FREE); /* partner: the load in holds */
+}
+
 /* Before it is made: that may run the collector of cycles, and so anybody's `__del__`. One that puts into this very ring is
  * refused, as it would be a moment later; it cannot wait for us. NULL: none, and the side is the ring's again. */
 static PyObject *lend(ring_object *self, int side, const void *data, int64_t size, void (*undo)(cl_ring *))
 {
-    atomic_store(&self->busy[side], HELD_BY_THE_PROGRAM);
+    hold(self, side, 1);
     PyObject *view = view_of(self, data, size, side == CL_RING_CONSUMER);
     if (!view) {
         undo(ring_of(self));
-        atomic_store(&self->busy[side], FREE);
+        hold(self, side, 0);
     }
     return view;
 }
@@ -504,7 +512,7 @@ static PyObject *reserve(PyObject *object, PyObject *argument)
     int64_t rc = cl_ring_reserve(ring_of(self), size, &data);
     if (rc == 0)
         return lend(self, CL_RING_PRODUCER, data, size, cl_ring_abandon);
-    atomic_store(&self->busy[CL_RING_PRODUCER], FREE);
+    hold(self, CL_RING_PRODUCER, 0);
     return PyLong_FromLongLong(rc);
 }
 
@@ -520,7 +528,7 @@ static PyObject *look_at(PyObject *object, PyObject *unused)
     int64_t rc = cl_ring_peek(ring_of(self), &data, &size);
     if (rc == 0)
         return lend(self, CL_RING_CONSUMER, data, size, cl_ring_rewind);
-    atomic_store(&self->busy[CL_RING_CONSUMER], FREE);
+    hold(self, CL_RING_CONSUMER, 0);
     return PyLong_FromLongLong(rc);
 }
 
@@ -533,6 +541,17 @@ static PyObject *let_go(PyObject *object, PyObject *argument)
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no such side");
     atomic_store(&self->busy[side], FREE);
     Py_RETURN_NONE;
+}
+
+/* _holds(side) -> whether this thread has got that side from _reserve or _peek, and it was not let go since. */
+static PyObject *holds(PyObject *object, PyObject *argument)
+{
+    ring_object *self = (ring_object *)object;
+    long side = PyLong_AsLong(argument);
+    if (PyErr_Occurred() || side < 0 || side >= CL_RING_SIDES)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no such side");
+    return PyBool_FromLong(atomic_load(&self->busy[side]) == HELD_BY_THE_PROGRAM && /* partner: the store in hold */
+                           atomic_load(&self->holder[side]) == PyThread_get_thread_ident());
 }
 
 /* _commit(size) -> how many, or the ring's answer: for the reserved record; the side is the ring's again. */
@@ -668,6 +687,7 @@ static PyMethodDef methods[] = {
     {"_reserve", reserve, METH_O, NULL},
     {"_peek", look_at, METH_NOARGS, NULL},
     {"_let_go", let_go, METH_O, NULL},
+    {"_holds", holds, METH_O, NULL},
     {"_commit", commit, METH_O, NULL},
     {"_release", release, METH_NOARGS, NULL},
     {"_take_side", take_side, METH_O, NULL},

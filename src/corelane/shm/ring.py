@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         def _reserve(self, size: int) -> memoryview | int: ...
         def _peek(self) -> memoryview | int: ...
         def _let_go(self, side: int) -> None: ...
+        def _holds(self, side: int) -> bool: ...
         def _commit(self, size: int) -> int: ...
         def _release(self) -> int: ...
         def _take_side(self, side: int) -> int: ...
@@ -442,15 +443,16 @@ class Ring(Bells, _Calls):
         """
         _any_size("size", size)
         deadline = -1 if timeout is None else self._deadline(timeout)
+        held = self._holds(_PRODUCER)
         while True:
             try:
                 found = self._reserve(size)
                 if not isinstance(found, int):
                     return Reserved(self, found)
-            except RuntimeError:
-                raise  # somebody else holds it
             except BaseException:
-                self._let_go(_PRODUCER)
+                # A signal's, after it was ours. What another thread holds, or this one has before, stays held.
+                if not held and self._holds(_PRODUCER):
+                    self._let_go(_PRODUCER)
                 raise
             self._settle(found, _PRODUCER, size, deadline)
 
@@ -515,16 +517,16 @@ class Ring(Bells, _Calls):
         A producer that means harm can change it while it is read: copy what something is decided by.
         """
         deadline = -1 if timeout is None else self._deadline(timeout)
+        held = self._holds(_CONSUMER)
         while True:
             try:
                 found = self._peek()
                 if not isinstance(found, int):
                     return Peeked(self, found)
-            except RuntimeError:
-                raise  # somebody else holds it
             except BaseException:
-                lib.cl_ring_rewind(self._core)
-                self._let_go(_CONSUMER)
+                if not held and self._holds(_CONSUMER):  # as in reserve
+                    lib.cl_ring_rewind(self._core)
+                    self._let_go(_CONSUMER)
                 raise
             self._settle(found, _CONSUMER, 0, deadline)
 
