@@ -50,6 +50,9 @@ def check(directory, *defines, optimise="-O1"):
         ["BARRIER", "WAITERS=2", "RECORDS=3"],
         ["BARRIER", "WAITERS=3", "RECORDS=1"],
         ["BARRIER", "KILL", "WAITERS=2", "RECORDS=2"],
+        ["WANTS", "WAITERS=1", "RECORDS=4"],
+        ["BARRIER", "WANTS", "WAITERS=1", "RECORDS=4"],
+        ["BARRIER", "WANTS", "KILL", "WAITERS=1", "RECORDS=3"],
     ],
     ids=" ".join,
 )
@@ -74,3 +77,9 @@ def test_a_mutation_is_found(tmp_path, mutation):
 )
 def test_a_mutation_of_the_barrier_is_found(tmp_path, mutation):
     assert check(tmp_path, "BARRIER", "WAITERS=3", mutation, optimise="-O0")[0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", ["SAYS_LATE", "NO_BARRIER", "BARRIER_LAST", "NO_LOOK", "NO_COMPARE"])
+def test_a_mutation_of_what_is_wanted_is_found(tmp_path, mutation):
+    assert check(tmp_path, "BARRIER", "WANTS", "WAITERS=1", mutation, optimise="-O0")[0] > 0

@@ -6,10 +6,14 @@
  * an even number sleep on the word (SLEEP), the others on a descriptor (POLL). With KILL the publisher may be killed before
  * any step, and any waiter while it waits.
  *
- * BARRIER is the variant without an exchange, for a publisher that must be fast: W1 is a plain store (a release), and the waiter,
- * after W2 and before W4, makes every processor that runs one of us empty its buffer (membarrier(2), in Linux). A publisher
- * that is on no processor has been through a switch, which empties it too; a dead one's stores have all arrived. Servings are
- * read-modify-writes as before.
+ * BARRIER is the variant without an exchange, for a publisher that must be fast (`membarrier=True`): W1 is a plain store (the
+ * release in cl__publish of wake.h), and the waiter, after W2 and before W4, makes every processor that runs one of us empty its
+ * buffer (B: cl__order_publishers in wake.c, which cl__wait, cl_wait_any and cl_ring_arm call, and cl__members_arm in members.c:
+ * cl__membarrier, membarrier(2) in Linux). A publisher that is on no processor has been through a switch, which empties it
+ * too; a dead one's stores have all arrived. Servings are read-modify-writes as before (cl__serve).
+ *
+ * WANTS: the waiter says how much it wants before it is woken, and the publisher serves from then on only, as a ring's
+ * producer and its consumer do it (say_when in ring_wait.c, release_all and wake_side in ring.c). One waiter.
  *
  * What must hold: nobody sleeps for ever over something that was published. The 100 ms after which a sleeper looks by itself
  * are left out, as they would hide every mistake; but where the publisher was killed they are what ends the sleep.
@@ -26,13 +30,17 @@
  * and with BARRIER also:
  *   NO_BARRIER         the waiter makes nobody empty anything
  *   BARRIER_FIRST      it does so before it has or-ed its bit in
- *   BARRIER_LAST       it does so after it has looked */
+ *   BARRIER_LAST       it does so after it has looked
+ * and with WANTS:
+ *   SAYS_LATE          what it wants is said after that, by the last look only (cl__order_publishers without its look) */
 #ifndef RECORDS
 #define RECORDS 2
 #endif
 #ifndef WAITERS
 #define WAITERS 2
 #endif
+
+#define NEVER 255
 
 byte tail;              /* in memory */
 byte word;              /* in memory: its bits */
@@ -41,6 +49,13 @@ bool buffered;          /* a store of tail that has not reached memory */
 byte stored;            /* its value */
 bool dead;              /* the publisher */
 bool asleep[WAITERS];   /* in the kernel */
+
+#ifdef WANTS
+byte wants = NEVER;     /* in memory: wake_at */
+#define SAY_WHEN atomic { if :: wants > head + 1 -> wants = head + 1 :: else -> skip fi }
+#else
+#define SAY_WHEN skip
+#endif
 
 #define BIT(who) (1 << (who % 2))
 
@@ -93,6 +108,15 @@ active proctype publisher()
         :: word == 0 -> skip                                    /* W3 */
         :: word != 0 ->
             MAYBE_KILLED;
+#ifdef WANTS
+            if
+            :: n < wants -> goto done
+            :: n >= wants -> skip
+            fi;
+            MAYBE_KILLED;
+            atomic { !buffered -> wants = NEVER };
+            MAYBE_KILLED;
+#endif
 #ifdef CLEAR_AFTER_WAKE
             bits = word;
             wake(bits);
@@ -110,7 +134,9 @@ active proctype publisher()
             MAYBE_KILLED;
             wake(bits)
 #endif
-        fi
+        fi;
+done:
+        skip
     :: n == RECORDS -> break
     od;
 killed:
@@ -140,9 +166,13 @@ proctype waiter(byte me)
 #else
             atomic { word = word | BIT(me); seen = word; count = served };  /* W2 */
 #endif
-#if defined(BARRIER) && !defined(NO_BARRIER) && !defined(BARRIER_FIRST) && !defined(BARRIER_LAST)
-            MAKE_ALL_EMPTY;
+#ifndef SAYS_LATE
+            SAY_WHEN;                                           /* the look in cl__order_publishers */
 #endif
+#if defined(BARRIER) && !defined(NO_BARRIER) && !defined(BARRIER_FIRST) && !defined(BARRIER_LAST)
+            MAKE_ALL_EMPTY;                                     /* B */
+#endif
+            SAY_WHEN;                                           /* the last look, again */
             if
 #ifndef NO_LOOK
             :: tail != head -> skip                             /* W4 */
