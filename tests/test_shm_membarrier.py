@@ -39,7 +39,7 @@ def make_queue():
 
 both = pytest.mark.parametrize("make", [make_ring, make_queue], ids=["ring", "queue"])
 
-# Another program, which answers what it gets, asleep in between. `refused`: how a filter of system calls says no.
+# Another program, which answers what it gets, and is asleep in between.
 ECHO = """
 import sys, corelane as cl
 kind = getattr(cl, sys.argv[1])
@@ -47,6 +47,7 @@ there, back = (kind.attach(int(fd), spin=0) for fd in sys.argv[2:4])
 while (data := there.get(timeout=60)) != b"over":
     back.put(data, timeout=60)
 """
+# From `forbid()` on, a filter of system calls refuses membarrier(2).
 FILTER = """
 import ctypes, struct, platform
 number = {"x86_64": 324}.get(platform.machine(), 283)
@@ -93,6 +94,8 @@ def test_two_processes_that_sleep_are_woken_thousands_of_times(make):
                 late += time.monotonic() - began > 0.09
             there.put(b"over", timeout=PATIENCE)
             assert echo.wait(PATIENCE) == 0
+            said = there.stats()
+            assert (said.wakes if isinstance(said, shm.QueueStats) else said.producer.wakes) > ROUNDS // 10  # it slept
         finally:
             echo.kill()
             echo.wait()
@@ -192,7 +195,10 @@ def test_whoever_may_not_is_refused(make):
 
 def test_nothing_is_made_where_there_is_none(name):
     """In a build without it (portable), and of what is no bool."""
-    for create in (lambda m: cl.Ring.create(4096, name, membarrier=m), lambda m: cl.Queue.create(4, 16, name, membarrier=m)):
+    for create in (
+        lambda value: cl.Ring.create(4096, name, membarrier=value),
+        lambda value: cl.Queue.create(4, 16, name, membarrier=value),
+    ):
         with pytest.raises(TypeError, match="membarrier must be True or False, not 1"):
             create(1)
         if lib.cl_membarrier_register() < 0:

@@ -166,9 +166,9 @@ class Queue(Bells, _Calls):
                 is dropped is counted.
             spin: seconds that a wait of this handle looks before it sleeps, at most (0.1 is the most); 0: none. None:
                 `default_spin()`. Where arrivals are rarer than that it sleeps at once by itself.
-            membarrier: putting and getting cost some ns less, and going to sleep some microseconds more, for which every
-                process that uses an object like that is interrupted if it runs: for a flow whose reader seldom sleeps.
-                For all who attach it. Linux only.
+            membarrier: putting and getting cost some ns less, and going to sleep some microseconds more, by which all
+                processes with such objects that run then are interrupted: for where nobody sleeps often. It holds for
+                all who attach it. Linux only.
             options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
 
         Raises:
