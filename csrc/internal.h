@@ -48,6 +48,7 @@ int64_t cl__sys_socketpair(int fds[2]);                /* the same */
 int64_t cl__sys_receive(int fd, struct msghdr *message); /* without blocking */
 int64_t cl__sys_set_pipe_size(int fd, int64_t size);
 int64_t cl__sys_get_pipe_size(int fd);                 /* -ENOTSUP: nobody has a choice of it */
+int64_t cl__sys_membarrier(int command); /* wake_linux.c's */
 int64_t cl__sys_dup_onto(int fd, int target);          /* target loses CLOEXEC, also when it is fd itself */
 int64_t cl__sys_dup_above(int fd, int floor);          /* a CLOEXEC copy numbered >= floor */
 int64_t cl__sys_set_cloexec(int fd);

@@ -21,6 +21,12 @@
 #define __NR_close_range 436
 #endif
 
+#if !defined(__NR_membarrier) && defined(__x86_64__)
+#define __NR_membarrier 324
+#elif !defined(__NR_membarrier)
+#define __NR_membarrier 283 /* where numbers are the generic ones */
+#endif
+
 enum { CLONE3 = 435, CLOSE_RANGE_AS_CLOEXEC = 4, PR_DEATH_SIGNAL = 1, PR_NO_PRIVS = 38 };
 
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -141,6 +147,11 @@ int64_t cl__sys_receive(int fd, struct msghdr *message)
 int64_t cl__sys_set_pipe_size(int fd, int64_t size)
 {
     return CALL(__NR_fcntl, fd, 1031 /* F_SETPIPE_SZ */, size, 0);
+}
+
+int64_t cl__sys_membarrier(int command)
+{
+    return CALL(__NR_membarrier, command, 0, 0, 0);
 }
 
 int64_t cl__sys_get_pipe_size(int fd)

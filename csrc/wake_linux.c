@@ -49,16 +49,10 @@ void cl__word_wake(_Atomic uint32_t *word)
 /* As in linux/membarrier.h since 4.16. */
 enum { ALL_REGISTERED = 1 << 1, REGISTER = 1 << 2 };
 
-#if !defined(SYS_membarrier) && defined(__x86_64__)
-#define SYS_membarrier 324
-#elif !defined(SYS_membarrier)
-#define SYS_membarrier 283 /* of all whose numbers are the generic ones */
-#endif
-
 /* Whatever a filter of system calls says instead. */
 static int64_t membarrier(int command)
 {
-    return syscall(SYS_membarrier, command, 0, 0) < 0 ? -ENOSYS : 0;
+    return cl__sys_membarrier(command) < 0 ? -ENOSYS : 0;
 }
 
 int64_t cl__membarrier_register(void)
