@@ -219,7 +219,7 @@ static void flush_lines(void)
 #endif
 }
 
-static int64_t seed = 88172645463325252LL;
+static uint64_t seed = 88172645463325252ULL;
 
 static void spin_for(int64_t turns)
 {
@@ -287,8 +287,8 @@ static int lost_of(int rounds, kind what, how by, int barrier)
         cl_queue_claim claim;
         make_ready(&mine, !fills(what), &claim);
         lost += was_lost(count, waiter);
-        seed ^= seed << 13, seed ^= (int64_t)((uint64_t)seed >> 7), seed ^= seed << 17;
-        spin_for((int64_t)((uint64_t)seed % TURNS)); /* it tries in vain, and goes to sleep */
+        seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+        spin_for((int64_t)(seed % TURNS)); /* it tries in vain, and goes to sleep */
         publish_late(&mine, !fills(what), &claim);
     }
     MUST(kill(waiter, SIGKILL));
