@@ -5,7 +5,7 @@
 #include "wake.h"
 
 #define LIMIT_NS 2000000LL
-enum { FEW = 8, PROBE_EVERY = 32 };
+enum { FEW = 64, PROBE_EVERY = 32 }; /* a spin looks thousands of times; where sleeps are naps, each of them once */
 
 typedef struct looked {
     int64_t count, comes_at; /* of which look */
