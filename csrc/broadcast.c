@@ -319,6 +319,7 @@ static int64_t overtaken(cl_broadcast *broadcast, uint64_t position, uint64_t se
 /* Lossless: what was `found` is not what was `expected`, as the writer has moved our word, or as a stranger was here. */
 static int64_t moved(cl_broadcast *broadcast, uint64_t position, uint64_t found, uint64_t expected)
 {
+    /* Partner: the writer's CAS of it. */
     uint64_t word = cl__load(&cl__our_reader(broadcast)->word), ours = cl__reader_word(position, broadcast->state);
     if (cl__reader_state(word) == CL__EVICTED && broadcast->state == CL__EVICTABLE)
         return -ECONNABORTED;
@@ -368,6 +369,7 @@ static int64_t find_record(cl_broadcast *broadcast, uint64_t *at)
     cl__cast_memory *shared = broadcast->shared;
     uint64_t position = *at = cl__load_relaxed(&broadcast->position);
     int is_lossless = cl__is_lossless(broadcast);
+    /* Partner: the writer's CAS, which moves us on. */
     if (is_lossless && cl__load(&cl__our_reader(broadcast)->word) != cl__reader_word(position, broadcast->state))
         return moved(broadcast, position, 0, 0);
     CL_FAULT(176);

@@ -226,7 +226,7 @@ static int64_t become_writer(cl_broadcast *broadcast)
     cl__cast_memory *shared = broadcast->shared;
     uint64_t tail;
     CL_FAULT(186);
-    uint64_t word = cl__load(&shared->writer);
+    uint64_t word = cl__load(&shared->writer); /* partner: the CAS below, of another; so for the second look */
     if (cl__writer_state(word) == CL_BROADCAST_OPEN) {
         int64_t rc = cl__members_recover(&broadcast->members);
         if (rc < 0)
@@ -244,7 +244,8 @@ static int64_t become_writer(cl_broadcast *broadcast)
     if (rc < 0)
         return rc;
     CL_FAULT(188);
-    cl__exchange(&cl__our_reader(broadcast)->word, 0); /* a writer that waits for itself would wait for ever */
+    /* A writer that waits for itself would wait for ever. Partner: its own look at the readers. */
+    cl__exchange(&cl__our_reader(broadcast)->word, 0);
     cl__store_relaxed(&broadcast->position, tail);
     cl__store_relaxed(&broadcast->free_until, tail);
     cl__store_relaxed(&broadcast->role, CL_BROADCAST_WRITER);
@@ -287,7 +288,7 @@ void cl_broadcast_close(cl_broadcast *broadcast)
     cl__cast_memory *shared = broadcast->shared;
     int is_writer = cl__load_relaxed(&broadcast->role) == CL_BROADCAST_WRITER;
     if (is_writer && cl__members_is_joined(&broadcast->members) == 0) {
-        uint64_t word = cl__load(&shared->writer);
+        uint64_t word = cl__load(&shared->writer); /* partner: our own CAS in become_writer; a scribbler's is seen here */
         CL_FAULT(189);
         if (cl__writer_state(word) == CL_BROADCAST_OPEN && cl__writer_owner(word) == broadcast->members.me)
             cl__swap_if_ordered(&shared->writer, &word, /* partner: the load in cl__cast_why_nothing */

@@ -363,7 +363,7 @@ static int64_t take_newest(cl_deque *deque, cl__slot **slot, cl__word *word)
         return rc;
     while ((rc = find_newest(deque, slot, word)) == 0) {
         CL_FAULT(264);
-        int is_shut = cl__load(&deque->shared->shut) != 0; /* who pushes is us */
+        int is_shut = cl__load(&deque->shared->shut) != 0; /* partner: the exchange in cl_deque_shut; who pushes is us */
         rc = look_elsewhere(deque, 0, is_shut, slot, word);
         if (rc != 0)
             break;
@@ -613,7 +613,8 @@ int64_t cl_deque_give_back(cl_deque *deque, cl_deque_claim *claim)
     int is_lost = deque->plan.flags & CL_DEQUE_AT_MOST_ONCE;
     uint64_t lap = cl__lap_of(word);
     CL_FAULT(272);
-    cl__exchange(&slot->word, is_lost ? cl__word_of(lap + 1, CL__EMPTY, 0) : cl__word_of(lap, CL__ORPHAN, 0)); /* as above */
+    /* Partner: the acquires of all who look at the slot. */
+    cl__exchange(&slot->word, is_lost ? cl__word_of(lap + 1, CL__EMPTY, 0) : cl__word_of(lap, CL__ORPHAN, 0));
     cl__add_relaxed(is_lost ? &shared->lost : &shared->redelivered, 1);
     /* If we die here nobody knows of it; but then we are recovered, and that says so. */
     CL_FAULT(273);

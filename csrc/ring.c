@@ -154,6 +154,7 @@ __attribute__((cold, noinline)) static int64_t poison(cl_ring *ring, int fault, 
 
 __attribute__((cold)) int64_t cl__ring_why_not(const cl_ring *ring, const cl__side *mine)
 {
+    /* Partner: the exchange in cl_ring_close. */
     return cl__load(&ring->is_closed) ? -EBADF : ring->fault ? -EBADMSG : mine->was_taken ? -ESTALE : -ENOTCONN;
 }
 
@@ -212,7 +213,7 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
     cl__side *mine = &ring->sides[which];
-    if (ring->fault || cl__load(&ring->is_closed))
+    if (ring->fault || cl__load(&ring->is_closed)) /* partner: the exchange in cl_ring_close */
         return cl__ring_why_not(ring, mine);
     if (cl__ring_is_ours(ring, mine))
         return 0;

@@ -67,7 +67,7 @@ static inline int cl__ring_is_ours(const cl_ring *ring, const cl__side *mine)
     return cl__load_relaxed(&mine->generation) == *ring->generation; /* a local matter: the fork handler's child is alone */
 }
 
-/* As it is published. */
+/* As it is published. Partners: the releases in commit_all and release_all. */
 static inline uint64_t cl__ring_index(const cl_ring *ring, int which)
 {
     return which == CL_RING_PRODUCER ? cl__load_acquire(&ring->shared->tail) : cl__load_acquire(&ring->shared->head);
