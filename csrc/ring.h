@@ -17,7 +17,7 @@ typedef struct cl__door {
 
 typedef struct cl__tally {
     _Alignas(CL__RING_LINE) _Atomic uint64_t records;
-    _Atomic uint64_t bytes, waits, wakes, most;
+    _Atomic uint64_t bytes, waits, wakes, most, dropped;
 } cl__tally;
 
 typedef struct cl__control {

@@ -204,6 +204,7 @@ int64_t cl_ring_stats_of(cl_ring *ring, cl_ring_stats *out)
     uint64_t head = cl__ring_index(ring, CL_RING_CONSUMER), depth = cl__ring_index(ring, CL_RING_PRODUCER) - head;
     out->depth = depth > ring->capacity ? ring->capacity : depth;
     out->most = out->depth;
+    out->dropped = cl__load_relaxed(&shared->tallies[CL_RING_PRODUCER].dropped);
     for (int i = 0; i < CL_RING_SIDES; i++) {
         uint32_t word = cl__load_acquire(&shared->doors[i].word); /* partner: set_state */
         uint64_t most = cl__load_relaxed(&shared->tallies[i].most);
@@ -214,6 +215,15 @@ int64_t cl_ring_stats_of(cl_ring *ring, cl_ring_stats *out)
         out->held[i] = held < 0 ? -1 : (int)held;
         out->pids[i] = cl__load_relaxed(&shared->doors[i].pid);
     }
+    return 0;
+}
+
+int64_t cl_ring_note_drops(cl_ring *ring, int64_t count)
+{
+    const cl__side *mine = &ring->sides[CL_RING_PRODUCER];
+    if (!cl__ring_is_ours(ring, mine))
+        return cl__ring_why_not(ring, mine); /* it may be read-only */
+    cl__add_relaxed(&ring->shared->tallies[CL_RING_PRODUCER].dropped, (uint64_t)count);
     return 0;
 }
 

@@ -373,6 +373,45 @@ def test_a_buffer_that_grows_while_it_waits_burns_nothing():
         assert burnt[0] < 0.1
 
 
+def test_a_full_ring_and_its_policy():
+    record = bytes(1000)  # four of them fit
+    with cl.Ring.create(4096, policy="fail") as ring:
+        with pytest.raises(cl.QueueFull) as caught:
+            ring.put_many([record] * 6, timeout=PATIENCE)
+        assert caught.value.done == 4
+        with pytest.raises(cl.QueueFull):
+            ring.put(record)
+        assert (ring.policy, len(ring.get_many(9)), ring.stats().dropped) == ("fail", 4, 0)
+    with cl.Ring.create(4096, policy="drop-new") as ring:
+        ring.put_many([b"%d" % i + record for i in range(6)])
+        ring.put(b"6" + record)
+        ring.put_nowait(b"7" + record)
+        asyncio.run(ring.aput(b"8" + record))
+        ring.put(b"small")  # what fits is not dropped
+        assert ring.stats().dropped == 5
+        assert [got[:1] for got in ring.get_many(9)] == [b"0", b"1", b"2", b"3", b"s"]
+        ring.records_in(np.zeros((6, 125), "f8"))
+        assert (len(ring.records_out((np.void, 1000), 9)), ring.stats().dropped) == (4, 7)
+        with pytest.raises(ValueError, match="timeout"):
+            ring.put(record, -1)
+        assert cl.Ring.attach(ring, policy="drop-new", readonly=True).policy == "drop-new"
+    with pytest.raises(ValueError, match="policy must be one of block, fail, drop-new, not 'drop-old'"):
+        cl.Ring.create(4096, policy="drop-old")
+
+
+def test_what_a_dead_consumer_will_never_get_is_not_dropped():
+    with cl.Ring.create(4096, policy="drop-new") as ring:
+        pid = os.fork()
+        if pid == 0:
+            with cl.Ring.attach(ring) as own:
+                own.take("consumer")
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with pytest.raises(cl.PeerDied):
+            ring.put_many([bytes(1000)] * 6)
+        assert ring.stats().dropped == 0
+
+
 def test_what_never_fits_names_both_sizes(ring):
     for call in (ring.put, ring.put_nowait, lambda data: ring.put_many([data]), lambda data: ring.reserve(len(data))):
         with pytest.raises(ValueError, match=rf"{ring.capacity} bytes never fits.*largest has {ring.largest}"):

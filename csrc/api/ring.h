@@ -17,7 +17,7 @@ enum cl_ring_fault {
     CL_RING_LENGTH = 3      /* found: a record's bytes, expected: what is there of them at most */
 };
 
-enum { CL_RING_LAYOUT = 0x52494e48, CL_RING_HEADER = 8 /* bytes before each record, which begins at a multiple of 8 */ };
+enum { CL_RING_LAYOUT = 0x52494e49, CL_RING_HEADER = 8 /* bytes before each record, which begins at a multiple of 8 */ };
 
 enum cl_ring_flag {
     CL_RING_MEMBARRIER = 1 /* whoever puts or gets saves some ns, and whoever goes to sleep pays for it: see csrc/wake.h */
@@ -42,6 +42,7 @@ typedef struct cl_ring_tally {
 typedef struct cl_ring_stats {
     cl_ring_tally producer, consumer;
     uint64_t capacity, depth, most; /* bytes with headers. `most`: that either side has met when it looked */
+    uint64_t dropped;       /* records that found no room, as noted by cl_ring_note_drops */
     int64_t pids[2];        /* who has, or had, each side; 0: nobody yet. For people: of another namespace, perhaps */
     int32_t open[2];        /* taken, and not closed since; whether by somebody alive, see `held` */
     int32_t closed[2];
@@ -172,6 +173,10 @@ void cl_ring_set_spin(cl_ring *ring, int64_t ns);
 /* Counts and state, as they are now; each of them is right, all of them at once perhaps not. Needs no side. 0.
  * Blocks: no. Threads: any. */
 int64_t cl_ring_stats_of(cl_ring *ring, cl_ring_stats *out);
+
+/* The producer's own policy is to drop what finds no room: count so many of them. 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_ring_note_drops(cl_ring *ring, int64_t count);
 
 /* What this handle is, and has found. 0.
  * Blocks: no. Threads: caller locks. */

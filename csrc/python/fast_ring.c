@@ -25,6 +25,7 @@
 typedef struct ring_object {
     cl__fast_object base;
     PyObject *kept; /* the type of fast_kept.c */
+    int never_waits; /* the policy of its producer is another one than to wait */
     _Atomic int busy[CL_RING_SIDES];
     _Atomic unsigned long holder[CL_RING_SIDES]; /* the thread that HELD_BY_THE_PROGRAM came from */
 } ring_object;
@@ -230,7 +231,7 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count, 
             return NULL;
         if (rc == 0)
             Py_RETURN_NONE;
-        again = wait_after(self, CL_RING_PRODUCER, size, rc, deadline);
+        again = self->never_waits ? 0 : wait_after(self, CL_RING_PRODUCER, size, rc, deadline);
     }
     PyObject *left = again < 0 ? NULL : left_until(deadline);
     PyObject *done = left ? cl__fast_later(object, "_put_later", rc, args[0], left) : NULL;
@@ -532,6 +533,14 @@ static PyObject *look_at(PyObject *object, PyObject *unused)
     return PyLong_FromLongLong(rc);
 }
 
+/* _never_wait() -> None: put leaves what finds no room to _put_later at once. */
+static PyObject *never_wait(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    ((ring_object *)object)->never_waits = 1;
+    Py_RETURN_NONE;
+}
+
 /* _let_go(side) -> None. */
 static PyObject *let_go(PyObject *object, PyObject *argument)
 {
@@ -687,6 +696,7 @@ static PyMethodDef methods[] = {
     {"_reserve", reserve, METH_O, NULL},
     {"_peek", look_at, METH_NOARGS, NULL},
     {"_let_go", let_go, METH_O, NULL},
+    {"_never_wait", never_wait, METH_NOARGS, NULL},
     {"_holds", holds, METH_O, NULL},
     {"_commit", commit, METH_O, NULL},
     {"_release", release, METH_NOARGS, NULL},

@@ -6,13 +6,13 @@ Owns nothing and looks at nothing but its argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["choice", "flag", "integer", "seconds"]
+__all__ = ["choice", "flag", "integer", "one_of", "seconds"]
 
 
 def flag(name: str, value: Any) -> bool:
@@ -39,6 +39,12 @@ def seconds(name: str, value: Any) -> float:
     if value != value or value < 0:  # NaN is the number that is not itself
         raise ValueError(f"{name} must be at least 0 seconds, not {value}")
     return float(min(value, 1e9))
+
+
+def one_of(name: str, value: Any, words: Collection[str]) -> None:
+    """It is one of these words."""
+    if value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
 
 
 def choice(*words: str) -> Callable[[str, Any], str | None]:

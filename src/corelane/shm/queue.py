@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 
 from corelane._ffi import fast, ffi, lib
-from corelane._values import integer
+from corelane._values import integer, one_of
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, shm_failed
 from corelane.shm.claims import Claimed, Peeked, Reserved
 from corelane.shm.looping import Bell, Bells, until
@@ -191,7 +191,7 @@ class Queue(Bells, _Calls):
 
     @classmethod
     def _created(cls, plan: Any, name: str | None, policy: str, spin: float | None, options: dict[str, Any]) -> Self:
-        _check_policy(policy)
+        one_of("policy", policy, _POLICIES)
         ns, whole = spin_ns("spin", spin), ffi.new("cl_segment_plan *")
         slots, size = int(plan.slots), int(plan.slot_size)
         if lib.cl_queue_describe(plan, whole) < 0:
@@ -222,7 +222,7 @@ class Queue(Bells, _Calls):
             Corrupted: it is no queue, or what it says of itself is not so. NotSupported: it was made with membarrier,
             and there is none here. ValueError, TypeError.
         """
-        _check_policy(policy)
+        one_of("policy", policy, _POLICIES)
         ns = spin_ns("spin", spin)
         segment = Segment()
         segment._attach(target, lib.CL_SEGMENT_QUEUE, readonly)
@@ -709,11 +709,6 @@ class _Sending:
             else:
                 return None
         return True
-
-
-def _check_policy(policy: Any) -> None:
-    if policy not in _POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
 
 
 def _attached(cls: type[Queue], handle: Handle, policy: str, spin: float | None) -> Queue:

@@ -15,10 +15,11 @@ import sys
 from dataclasses import dataclass
 
 from corelane._ffi import fast, ffi, lib
-from corelane._values import integer
+from corelane._values import integer, one_of
 from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
 from corelane.shm.looping import Bell, Bells, until
 from corelane.shm.records import room_for, rows_of
+from corelane.shm.ring_claims import Peeked, Reserved
 from corelane.shm.segment import _HUGE, Handle, Segment
 from corelane.shm.shared import no_membarrier, open_core, wants_membarrier
 from corelane.shm.spin import spin_ns
@@ -40,6 +41,7 @@ _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
 _LARGEST = 2**40  # of csrc/ring.c
 _SIDES = {"producer": _PRODUCER, "consumer": _CONSUMER}
 _NAMES = ("producer", "consumer")
+_POLICIES = ("block", "fail", "drop-new")
 _any_size = integer(0, 2**62)
 _AGAIN, _UNTAKEN, _TIMEOUT, _DIED, _SIGNAL = (
     -errno.EAGAIN,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         def _reserve(self, size: int) -> memoryview | int: ...
         def _peek(self) -> memoryview | int: ...
         def _let_go(self, side: int) -> None: ...
+        def _never_wait(self) -> None: ...
         def _holds(self, side: int) -> bool: ...
         def _commit(self, size: int) -> int: ...
         def _release(self) -> int: ...
@@ -91,13 +94,15 @@ class SideStats:
 
 @dataclass(frozen=True, slots=True)
 class RingStats:
-    """`depth`: bytes in the ring now, headers included; `most`: as found by either side when it looked."""
+    """`depth`: bytes in the ring now, headers included; `most`: as found by either side when it looked; `dropped`:
+    records that found no room, by the producer's policy."""
 
     capacity: int
     depth: int
     most: int
     producer: SideStats
     consumer: SideStats
+    dropped: int
 
 
 class Ring(Bells, _Calls):
@@ -107,10 +112,11 @@ class Ring(Bells, _Calls):
     A context manager and, for its consumer, an iterator: it ends when the producer closes.
     """
 
-    __slots__ = ("__weakref__", "_bells", "_core", "_segment", "_spin")
+    __slots__ = ("__weakref__", "_bells", "_core", "_policy", "_segment", "_spin")
 
     _bells: dict[int, Bell]
     _core: Any
+    _policy: str
     _segment: Segment
     _spin: float | None
 
@@ -122,6 +128,7 @@ class Ring(Bells, _Calls):
         capacity: int,
         name: str | None = None,
         *,
+        policy: str = "block",
         spin: float | None = None,
         membarrier: bool = False,
         **options: Any,
@@ -132,6 +139,8 @@ class Ring(Bells, _Calls):
             capacity: bytes of records and their headers (8 bytes each, and each record begins at a multiple of 8);
                 rounded up to a power of two, and to a page. A record has at most 8 bytes less.
             name: what another program attaches it by. None: it has none, and is passed on.
+            policy: of this handle: what putting into a full ring means: "block", "fail", "drop-new". What is dropped is
+                counted. (The oldest are the consumer's: only that can drop them.)
             spin: seconds that a wait looks before it sleeps, at most (0.1 is the most); 0: none. None:
                 `default_spin()`. Where arrivals are rarer than that it sleeps at once by itself.
             membarrier: putting and getting cost some ns less, and going to sleep some microseconds more, by which all
@@ -146,6 +155,7 @@ class Ring(Bells, _Calls):
             ShmFailed: the system refused: the name is taken, no room, no permission. NotSupported: no membarrier here.
             ValueError, TypeError.
         """
+        one_of("policy", policy, _POLICIES)
         about = ffi.new("cl_ring_about *")
         ns = spin_ns("spin", spin)
         size = integer(1, _LARGEST)("capacity", capacity)
@@ -161,34 +171,42 @@ class Ring(Bells, _Calls):
             layout=lib.CL_RING_LAYOUT,
             **options,
         )
-        return cls._of(segment, ns, spin, populate=bool(options.get("populate")))
+        return cls._of(segment, ns, spin, policy, populate=bool(options.get("populate")))
 
     @classmethod
     def attach(
-        cls, target: str | int | HasFileno | Handle | Ring, *, readonly: bool = False, spin: float | None = None
+        cls,
+        target: str | int | HasFileno | Handle | Ring,
+        *,
+        policy: str = "block",
+        readonly: bool = False,
+        spin: float | None = None,
     ) -> Self:
         """Attach one that there is already.
 
         Args:
             target: its name, its `handle`, a descriptor of it that was passed here, or a Ring of it.
             readonly: it can only be looked at: `stats()`.
-            spin: as in `create`.
+            policy, spin: as in `create`, of this handle.
 
         Raises:
             ShmFailed: there is none of that name, no permission. Corrupted: it is no ring, or what it says of itself is
                 not so. NotSupported: it was made with membarrier, and there is none here. ValueError, TypeError.
         """
+        one_of("policy", policy, _POLICIES)
         ns = spin_ns("spin", spin)
         segment = Segment()
         segment._attach(target, lib.CL_SEGMENT_RING, readonly)
-        return cls._of(segment, ns, spin)
+        return cls._of(segment, ns, spin, policy)
 
     @classmethod
-    def _of(cls, segment: Segment, ns: int, spin: float | None, populate: bool = False) -> Self:
+    def _of(cls, segment: Segment, ns: int, spin: float | None, policy: str, populate: bool = False) -> Self:
         core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
         ring = cls()
-        ring._bells, ring._segment, ring._spin = {}, segment, spin
+        ring._bells, ring._segment, ring._spin, ring._policy = {}, segment, spin, policy
         ring._bind(int(ffi.cast("uintptr_t", core)), core, fast.Kept)
+        if policy != "block":
+            ring._never_wait()
         ring._core = core  # from here on it is closed when it goes
         lib.cl_ring_set_spin(ring._core, ns)
         ring._close_at_the_end()
@@ -200,6 +218,11 @@ class Ring(Bells, _Calls):
     def capacity(self) -> int:
         """Bytes of records and their headers."""
         return int(self._report().capacity)
+
+    @property
+    def policy(self) -> str:
+        """What putting into a full ring means."""
+        return self._policy
 
     @property
     def largest(self) -> int:
@@ -252,10 +275,10 @@ class Ring(Bells, _Calls):
             sides.append(
                 SideStats(int(tally.records), int(tally.bytes), int(tally.waits), int(tally.wakes), state, pid)
             )
-        return RingStats(int(out.capacity), int(out.depth), int(out.most), *sides)
+        return RingStats(int(out.capacity), int(out.depth), int(out.most), sides[0], sides[1], int(out.dropped))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._spin)
+        return _attached, (type(self), self.handle, self._spin, self._policy)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -384,12 +407,24 @@ class Ring(Bells, _Calls):
     # ---- putting ----
 
     def _put_later(self, rc: int, data: Any, timeout: Any) -> None:
-        deadline = None if timeout is False else self._deadline(timeout)
+        deadline = None if timeout is False else self._patience(timeout)
         one = [data]
-        while rc < 0:
-            # Asked each time: a bytearray may grow meanwhile, and there would be room for what it was.
+        # The size is asked for each time: a bytearray may grow meanwhile, and there would be room for what it was.
+        while rc < 0 and not self._dropped(rc, memoryview(data).nbytes):
             self._settle(rc, _PRODUCER, memoryview(data).nbytes, deadline)
             rc = self._put_some(one, 0)
+
+    def _patience(self, timeout: float | None) -> int | None:
+        """The deadline of a put, checked also where the policy is not to wait."""
+        deadline = self._deadline(timeout)
+        return deadline if self._policy == "block" else None
+
+    def _dropped(self, rc: int, size: int) -> bool:
+        """Whether a record that finds no room is done with, by our policy. If nobody will ever make room, it is not."""
+        if rc != _AGAIN or self._policy != "drop-new" or lib.cl_ring_look(self._core, _PRODUCER, size) != 0:
+            return False
+        lib.cl_ring_note_drops(self._core, 1)
+        return True
 
     def put_many(self, records: Iterable[Any], timeout: float | None = None) -> None:
         """Put all of them, in order; the consumer sees as many at once as there was room for.
@@ -402,11 +437,13 @@ class Ring(Bells, _Calls):
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
         items = list(records)
-        deadline = self._deadline(timeout)
+        deadline = self._patience(timeout)
         done = 0
         while done < len(items):
             rc = self._put_some(items, done)
-            if rc < 0:
+            if rc < 0 and self._dropped(rc, memoryview(items[done]).nbytes):
+                done += 1
+            elif rc < 0:
                 self._settle(rc, _PRODUCER, memoryview(items[done]).nbytes, deadline, done)
             else:
                 done += rc
@@ -421,12 +458,14 @@ class Ring(Bells, _Calls):
         Raises:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
-        flat, deadline = rows_of(array), self._deadline(timeout)
+        flat, deadline = rows_of(array), self._patience(timeout)
         size = flat.shape[1]
         done = 0
         while done < len(flat):
             rc = self._put_records(flat, size, done)
-            if rc < 0:
+            if rc < 0 and self._dropped(rc, size):
+                done += 1
+            elif rc < 0:
                 self._settle(rc, _PRODUCER, size, deadline, done)
             else:
                 done += rc
@@ -439,7 +478,7 @@ class Ring(Bells, _Calls):
 
         Args:
             size: bytes; `commit(fewer)` of what is returned puts fewer of them.
-            timeout: seconds to wait for the room.
+            timeout: seconds to wait for the room, whatever the policy.
         """
         _any_size("size", size)
         deadline = -1 if timeout is None else self._deadline(timeout)
@@ -543,6 +582,9 @@ class Ring(Bells, _Calls):
 
     async def aput(self, data: Any, timeout: float | None = None) -> None:
         """`put`, for an event loop: no thread, no polling while nothing happens."""
+        if self._policy != "block":
+            self.put(data, timeout)
+            return
         size, one = memoryview(data).nbytes, [data]
         await self._until(lambda: self._put_some(one, 0), _PRODUCER, size, timeout)
 
@@ -584,101 +626,5 @@ class Ring(Bells, _Calls):
             yield found
 
 
-class _Borrowed:
-    """A piece of a ring that the program has: the side is its own until it is done.
-
-    A signal's exception may come between any two steps: what is not done then is done when the object goes.
-    """
-
-    __slots__ = ("_ring", "view")
-
-    def __init__(self, ring: Ring, view: memoryview) -> None:
-        self.view = view
-        self._ring: Ring | None = ring
-
-    def _borrowed(self) -> Ring:
-        if self._ring is None:
-            raise ValueError("this record is done with: it was committed, released or given up")
-        return self._ring
-
-    def _hide(self) -> None:
-        try:  # noqa: SIM105 (a context manager takes half a microsecond)
-            self.view.release()
-        except BufferError:  # somebody has a view of it: it stays mapped, and is the ring's again
-            pass
-
-    def _give_up(self, side: int) -> None:
-        ring = self._borrowed()
-        self._hide()
-        ring._let_go(side)
-        self._ring = None
-
-    def __enter__(self) -> memoryview:
-        return self.view
-
-
-class Reserved(_Borrowed):
-    """Room for a record. `view` is its memory."""
-
-    __slots__ = ()
-
-    def commit(self, size: int | None = None) -> None:
-        """Let the consumer have it, or its first `size` bytes."""
-        ring, most = self._borrowed(), self.view.nbytes
-        wanted = most if size is None else integer(0, most)("size", size)
-        self._hide()
-        rc = ring._commit(wanted)
-        self._ring = None
-        if rc < 0:
-            raise ring._failed(rc, _PRODUCER)
-
-    def abandon(self) -> None:
-        """Nothing was put."""
-        lib.cl_ring_abandon(self._borrowed()._core)
-        self._give_up(_PRODUCER)
-
-    def __exit__(self, kind: object, *unused: object) -> None:
-        if self._ring is not None:
-            if kind is None:
-                self.commit()
-            else:
-                self.abandon()
-
-    def __del__(self) -> None:
-        if getattr(self, "_ring", None) is not None:
-            self.abandon()
-
-
-class Peeked(_Borrowed):
-    """The next record. `view` is its memory, read-only."""
-
-    __slots__ = ()
-
-    def release(self) -> None:
-        """It is done with: its room is the producer's."""
-        ring = self._borrowed()
-        self._hide()
-        rc = ring._release()
-        self._ring = None
-        if rc < 0:
-            raise ring._failed(rc, _CONSUMER)
-
-    def keep(self) -> None:
-        """It stays: the next get is of it."""
-        lib.cl_ring_rewind(self._borrowed()._core)
-        self._give_up(_CONSUMER)
-
-    def __exit__(self, kind: object, *unused: object) -> None:
-        if self._ring is not None:
-            if kind is None:
-                self.release()
-            else:
-                self.keep()
-
-    def __del__(self) -> None:
-        if getattr(self, "_ring", None) is not None:
-            self.keep()
-
-
-def _attached(cls: type[Ring], handle: Handle, spin: float | None) -> Ring:
-    return cls.attach(handle, spin=spin)
+def _attached(cls: type[Ring], handle: Handle, spin: float | None, policy: str) -> Ring:
+    return cls.attach(handle, spin=spin, policy=policy)
