@@ -424,6 +424,21 @@ int64_t cl_broadcast_look(cl_broadcast *broadcast, int32_t what)
     return rc != 0 ? rc : ask(&made);
 }
 
+static int64_t look_among(const cl_waitable *self)
+{
+    wish made = {self->object, 0, self->what};
+    int64_t rc = look(&made);
+    return rc > 0 ? CL_WAIT_READY : rc;
+}
+
+/* Whoever has died: trying says what that means. */
+static int64_t ask_among(const cl_waitable *self)
+{
+    wish made = {self->object, 0, self->what};
+    int64_t rc = ask(&made);
+    return rc > 0 ? -EOWNERDEAD : rc;
+}
+
 static int64_t check_bell(const cl_broadcast *broadcast, int32_t what)
 {
     if (what != CL_BROADCAST_FOR_RECORD && what != CL_BROADCAST_FOR_ROOM)
@@ -454,6 +469,15 @@ int64_t cl_broadcast_arm(cl_broadcast *broadcast, int32_t what)
         rc = cl__members_arm(&broadcast->members,
                              what == CL_BROADCAST_FOR_RECORD ? &broadcast->shared->record : &broadcast->shared->room, what);
     return rc < 0 ? rc : cl_broadcast_look(broadcast, what);
+}
+
+int64_t cl_broadcast_waitable(cl_broadcast *broadcast, int32_t what, cl_waitable *out)
+{
+    int64_t rc = check_bell(broadcast, what);
+    _Atomic uint32_t *word = what == CL_BROADCAST_FOR_RECORD ? &broadcast->shared->record : &broadcast->shared->room;
+    if (rc == 0)
+        *out = (cl_waitable){look_among, ask_among, (uint32_t *)word, broadcast, what, 0, 0};
+    return rc;
 }
 
 void cl_broadcast_set_spin(cl_broadcast *broadcast, int64_t ns)

@@ -223,6 +223,39 @@ def test_closing_one_of_them_ends_it(three, way):
     assert ready == [[three[1]]]
 
 
+def test_a_broadcast_among_others(three, way):
+    with cl.Broadcast.create(8, 16) as news, cl.Broadcast.attach(news) as reader:
+        assert shm.wait_any([reader, *three], 0) == []
+        threading.Timer(0.02, news.put, [b"1"]).start()
+        assert shm.wait_any([*three, reader], PATIENCE, spin=0) == [reader]
+        assert reader.get_nowait() == b"1"
+
+        async def hear():
+            threading.Timer(0.02, news.put, [b"2"]).start()
+            return await shm.wait_any_async([reader, *three], PATIENCE)
+
+        assert asyncio.run(hear()) == [reader]
+        assert reader.get_nowait() == b"2"
+        news.close()
+        assert shm.wait_any([three[0], reader], PATIENCE) == [reader]
+        with pytest.raises(cl.Closed):
+            reader.get_nowait()
+
+
+def test_a_broadcasts_writer_that_dies_is_heard_of(three, way):
+    with cl.Broadcast.create(8, 16) as news, cl.Broadcast.attach(news) as reader:
+        pid = os.fork()
+        if pid == 0:
+            own = cl.Broadcast.attach(news, subscribe=False)
+            own.put(b"last")
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert reader.get(PATIENCE) == b"last"
+        assert shm.wait_any([*three, reader], PATIENCE) == [reader]
+        with pytest.raises(cl.PeerDied):
+            reader.get_nowait()
+
+
 def test_what_cannot_be_waited_for(three):
     with pytest.raises(ValueError, match="at least one"):
         shm.wait_any([])
@@ -239,6 +272,12 @@ def test_what_cannot_be_waited_for(three):
         shm.wait_any(three, 0)
         with pytest.raises(cl.SideTaken):
             shm.wait_any([other])
+    with (
+        cl.Broadcast.create(8, 16) as news,
+        cl.Broadcast.attach(news, readonly=True) as other,
+        pytest.raises(cl.NotSupported, match="read-only"),
+    ):
+        shm.wait_any([other])
     with cl.Queue.attach(three[1], readonly=True) as other, pytest.raises(cl.ShmError, match="read-only"):
         shm.wait_any([other])
     three[2].close()

@@ -184,6 +184,10 @@ int64_t cl_broadcast_silence(cl_broadcast *broadcast, int32_t what);
  * Blocks: no. Threads: caller locks. */
 int64_t cl_broadcast_arm(cl_broadcast *broadcast, int32_t what);
 
+/* To wait for a record, or for room, among other objects: see wait.h. 0. -EACCES: read-only; -ENOTCONN, and as cl_broadcast_arm.
+ * Blocks: no. Threads: any. */
+int64_t cl_broadcast_waitable(cl_broadcast *broadcast, int32_t what, cl_waitable *out);
+
 /* How long this handle's waits may spin before they sleep, in ns; 0: not at all.
  * Blocks: no. Threads: any. */
 void cl_broadcast_set_spin(cl_broadcast *broadcast, int64_t ns);

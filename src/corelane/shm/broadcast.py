@@ -24,6 +24,7 @@ from corelane.shm.records import room_for, rows_of
 from corelane.shm.segment import Handle, Segment
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
+from corelane.shm.waiting import Waitable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -244,10 +245,25 @@ class Broadcast(Bells, _Calls):
     def _poll_fd(self, bell: int) -> int:
         rc = self._bell(bell)
         if rc == -errno.EACCES:
-            raise NotSupported(f"{self!r} was attached read-only: who cannot write to it cannot ask to be rung for")
+            raise self._cannot_ask()
         if rc < 0:
             raise self._failed(rc)
         return rc
+
+    def _waitables(self) -> list[Waitable]:
+        def fill(out: Any) -> None:
+            while (rc := lib.cl_broadcast_waitable(self._core, _RECORD, out)) == _UNTAKEN:
+                self._begin(_RECORD)
+            if rc == -errno.EACCES:
+                raise self._cannot_ask()
+            if rc < 0:
+                raise self._failed(rc)
+
+        self._check_open()
+        return [Waitable(fill, lambda: self._bell_of(_RECORD), lambda: self._arm(_RECORD), self)]
+
+    def _cannot_ask(self) -> NotSupported:
+        return NotSupported(f"{self!r} was attached read-only: who cannot write to it cannot ask to be told")
 
     def recover(self) -> int:
         """Look now which participants have died, and recover what they held. Whoever waits does it by itself.
