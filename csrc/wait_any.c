@@ -119,11 +119,12 @@ int64_t cl_wait_any(const cl_waitable *all, int64_t count, int64_t deadline, int
     group group = {.all = all, .count = count};
     if (count < 1)
         return -EINVAL;
-    if (look_at_any(&group))
-        return mark_ready(&group, ready);
-    int64_t began = cl__sys_now();
+    int64_t rc = look_at_any(&group) ? mark_ready(&group, ready) : 0;
+    if (rc != 0)
+        return rc;
+    int64_t began = cl__sys_now(); /* also if another thread has got it since we looked */
     cl__store_relaxed(&learnt.limit_ns, spin_ns < CL__LOOK_NS ? spin_ns : CL__LOOK_NS); /* of this thread only */
-    int64_t rc = cl__wait_spin(&learnt, began, deadline, look_at_any, &group) ? mark_ready(&group, ready) : 0;
+    rc = cl__wait_spin(&learnt, began, deadline, look_at_any, &group) ? mark_ready(&group, ready) : 0;
     if (rc == 0)
         rc = sleep_until(&group, deadline, ready);
     cl__wait_learn(&learnt, rc, began);

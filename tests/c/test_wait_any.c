@@ -87,6 +87,32 @@ static void says_which(void)
     drop(&one);
 }
 
+/* Ready when it is looked at for the first time: then another consumer gets it. */
+static int64_t is_ready_once(const cl_waitable *self)
+{
+    return ++*(int *)self->object == 1 ? CL_WAIT_READY : CL_WAIT_NOT_YET;
+}
+
+static int64_t asks_nobody(const cl_waitable *self)
+{
+    (void)self;
+    return 0;
+}
+
+static void what_another_got_is_waited_for_again(void)
+{
+    say_about("gone between two looks");
+    for (int64_t spin = 0; spin <= MS; spin += MS) {
+        int looks = 0;
+        uint32_t word = 0;
+        uint8_t ready = 0;
+        cl_waitable one = {.look = is_ready_once, .ask = asks_nobody, .word = &word, .object = &looks};
+        int64_t rc = cl_wait_any(&one, 1, now_ns() + 2 * MS, spin, &ready);
+        CHECK(rc == -ETIMEDOUT || rc == -ENOSYS);
+        CHECK_IS(ready, 0);
+    }
+}
+
 typedef struct worker {
     many mine;
     pthread_t thread;
@@ -168,6 +194,7 @@ static void finds_a_death(void)
 int main(void)
 {
     says_which();
+    what_another_got_is_waited_for_again();
     works_between_threads(0);
     works_between_threads(50000);
     finds_a_death();
