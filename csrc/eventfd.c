@@ -159,7 +159,7 @@ static int64_t what_is(int fd)
     int access = fcntl(fd, F_GETFL);
     if (access < 0 || fstat(fd, &file) < 0)
         return -errno;
-    if (cl__sys_is_eventfd(fd))
+    if (cl__fd_is_eventfd(fd))
         return 0;
     if (!S_ISFIFO(file.st_mode) || file.st_nlink != 0 || (access & O_ACCMODE) != O_RDWR)
         return -EINVAL;

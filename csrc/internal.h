@@ -111,7 +111,6 @@ int64_t cl__sys_now_coarse(void);                      /* the same, of the last 
 int64_t cl__sys_poll(struct pollfd *fds, size_t count, int64_t timeout_ns); /* < 0: for ever */
 /* Linux only: a descriptor that does not block, CLOEXEC, and counts. */
 int64_t cl__sys_eventfd(int semaphore);
-int cl__sys_is_eventfd(int fd);                        /* without /proc: that, or no file of another kind either */
 /* Linux only. A descriptor that does not block, CLOEXEC, and hears of writes to the files it is given. */
 int64_t cl__sys_notify_open(void);
 int64_t cl__sys_notify_add(int fd, const char *path);
@@ -326,6 +325,7 @@ int64_t cl__memory_populate(void *base, size_t size, int writes);
 
 enum { CL__FD_PATH = 32 };
 void cl__fd_path(int fd, char path[CL__FD_PATH]); /* by which it can be opened anew */
+int cl__fd_is_eventfd(int fd); /* without /proc: that, or no file of another kind either */
 /* A description of our own of the file open as `fd`, with a shared lock that says: held. -EAGAIN: somebody has it alone. */
 int64_t cl__lease_open(int fd);
 int64_t cl__lease_is_held(int fd);

@@ -41,3 +41,9 @@ int64_t cl__lease_open_bare(int fd)
     (void)fd;
     return -ENOTSUP;
 }
+
+int cl__fd_is_eventfd(int fd)
+{
+    (void)fd;
+    return 0;
+}

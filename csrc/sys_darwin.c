@@ -409,12 +409,6 @@ int64_t cl__sys_eventfd(int semaphore)
     return -ENOTSUP;
 }
 
-int cl__sys_is_eventfd(int fd)
-{
-    (void)fd;
-    return 0;
-}
-
 int64_t cl__sys_notify_open(void)
 {
     return -ENOTSUP;

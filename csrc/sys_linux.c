@@ -7,13 +7,11 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/ioctl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -534,18 +532,6 @@ int64_t cl__sys_eventfd(int semaphore)
 {
     int64_t rc = CALL(__NR_eventfd2, 0, O_CLOEXEC | O_NONBLOCK | (semaphore ? EFD_SEMAPHORE : 0), 0, 0);
     return rc == -ENOSYS ? -ENOTSUP : rc;
-}
-
-int cl__sys_is_eventfd(int fd)
-{
-    static const char name[] = "anon_inode:[eventfd]";
-    char path[CL__FD_PATH], target[sizeof name];
-    struct stat file;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int64_t length = CALL(__NR_readlinkat, AT_FDCWD, path, target, sizeof target);
-    if (length >= 0)
-        return length == sizeof name - 1 && memcmp(target, name, sizeof name - 1) == 0;
-    return fstat(fd, &file) == 0 && (file.st_mode & S_IFMT) == 0; /* so are all that are no files */
 }
 
 int64_t cl__sys_notify_open(void)
