@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORTABLE := build/portable
 PYTEST := -m pytest -m "not stress"
+# What has nothing of a build in it, so that one run of it is enough.
+OF_NO_BUILD := --ignore=tests/test_models.py --ignore=tests/test_model_wake.py
 AARCH64_CC := aarch64-linux-gnu-gcc
 QEMU := $(firstword $(foreach name,qemu-aarch64-static qemu-aarch64,$(shell command -v $(name))) qemu-aarch64)
 # Those of shared memory that neither step a victim by ptrace, which qemu does not have, nor compare times.
@@ -84,7 +86,7 @@ qemu:
 
 portable: $(PORTABLE)/.built
 	@$(MAKE) --no-print-directory -f tests/c/Makefile PYTHON='$(PYTHON)' VARIANT=portable
-	CORELANE_PORTABLE=1 $(PORTABLE)/venv/bin/python $(PYTEST)
+	CORELANE_PORTABLE=1 $(PORTABLE)/venv/bin/python $(PYTEST) $(OF_NO_BUILD)
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse src/*.egg-info src/corelane/*.so src/corelane/_exec

@@ -272,7 +272,8 @@ print(json.dumps(leftover))
 """
     inject = ["pidfd_send_signal:error=EINVAL", "ioctl:error=ENOTTY"]
     leftover, calls = trace(code, tmp_path, json.dumps(_LEAVE), calls="kill,ioctl,pidfd_send_signal", inject=inject)
-    kills = [call.text for call in calls if call.name == "kill" and ", 0)" not in call.text]
+    # strace sometimes writes the call down once more, as one of the killed, whose own call it could not read in time.
+    kills = [call.text for call in calls if call.name == "kill" and call.pid != leftover and ", 0)" not in call.text]
     assert [text.split(")")[0] for text in kills] == [f"kill({leftover}, SIGKILL"]
 
 

@@ -41,7 +41,8 @@ HOLDS = [
     ("broadcast", "KILLS=2 FIRST=EVICT SECOND=0"),
     ("broadcast", "KILLS=1 SECOND=BLOCK INDEXES=1"),
     ("broadcast", "KILLS=0 SECOND=SKIP"),
-    ("lock", "KILLS=0 INDEXES=3 ROUNDS=2"),
+    ("lock", "KILLS=0 INDEXES=2 ROUNDS=2"),
+    ("lock", "KILLS=0 INDEXES=3"),
     ("lock", "KILLS=2"),
 ]
 HOLDS_BUT_TAKES_LONG = [
@@ -61,6 +62,7 @@ HOLDS_BUT_TAKES_LONG = [
     ("broadcast", "KILLS=1 SECOND=SKIP"),
     ("broadcast", "KILLS=1 SECOND=EVICT"),
     ("broadcast", "KILLS=2 SECOND=BLOCK INDEXES=1"),
+    ("lock", "KILLS=0 INDEXES=3 ROUNDS=2"),
     ("lock", "KILLS=2 INDEXES=3"),
 ]
 MUTATIONS = [
