@@ -14,4 +14,7 @@ int cl__fast_add_ring(PyObject *module);
 int cl__fast_add_buffers(PyObject *module);
 int cl__fast_add_sync(PyObject *module);
 
+/* fast_kept.c: a new Kept, without its arguments' being parsed. `type` is Kept. NULL: an exception. */
+PyObject *cl__fast_keep(PyObject *type, PyObject *owner, void *data, Py_ssize_t size, int is_readonly);
+
 #endif

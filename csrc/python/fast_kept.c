@@ -17,6 +17,20 @@ typedef struct kept_object {
     int is_readonly;
 } kept_object;
 
+PyObject *cl__fast_keep(PyObject *type, PyObject *owner, void *data, Py_ssize_t size, int is_readonly)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc);
+    kept_object *self = (kept_object *)allocate((PyTypeObject *)type, 0);
+    if (!self)
+        return NULL;
+    Py_INCREF(owner);
+    self->owner = owner;
+    self->data = data;
+    self->size = size;
+    self->is_readonly = is_readonly;
+    return (PyObject *)self;
+}
+
 static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *names)
 {
     PyObject *owner, *address = NULL;
@@ -31,16 +45,7 @@ static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *names)
         return NULL;
     if (size < 0 || (size && !data))
         return PyErr_Format(PyExc_ValueError, "there is no such memory");
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    kept_object *self = (kept_object *)allocate(type, 0);
-    if (!self)
-        return NULL;
-    Py_INCREF(owner);
-    self->owner = owner;
-    self->data = data;
-    self->size = size;
-    self->is_readonly = is_readonly;
-    return (PyObject *)self;
+    return cl__fast_keep((PyObject *)type, owner, data, size, is_readonly);
 }
 
 static int get_buffer(PyObject *object, Py_buffer *view, int flags)

@@ -474,10 +474,8 @@ static PyObject *get_records(PyObject *object, PyObject *const *args, Py_ssize_t
 
 static PyObject *view_of(ring_object *self, const void *data, int64_t size, int is_readonly)
 {
-    PyObject *address = PyLong_FromVoidPtr((void *)data);
-    PyObject *kept = address ? PyObject_CallFunction(self->kept, "OOni", self->base.owner, address, (Py_ssize_t)size, is_readonly) : NULL;
+    PyObject *kept = cl__fast_keep(self->kept, self->base.owner, (void *)data, (Py_ssize_t)size, is_readonly);
     PyObject *view = kept ? PyMemoryView_FromObject(kept) : NULL;
-    Py_XDECREF(address);
     Py_XDECREF(kept);
     return view;
 }

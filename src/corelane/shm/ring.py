@@ -480,7 +480,8 @@ class Ring(Bells, _Calls):
             size: bytes; `commit(fewer)` of what is returned puts fewer of them.
             timeout: seconds to wait for the room, whatever the policy.
         """
-        _any_size("size", size)
+        if type(size) is not int or not 0 <= size < 2**62:  # a call less where all is well
+            _any_size("size", size)
         deadline = -1 if timeout is None else self._deadline(timeout)
         held = self._holds(_PRODUCER)
         while True:
