@@ -28,5 +28,6 @@ def name():
 
     chosen = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     yield chosen
-    if os.path.lexists(path_of(chosen)):
-        os.unlink(path_of(chosen))
+    for number in ("", *(f".{i}" for i in range(1, 10))):  # a QueuePool has several
+        if os.path.lexists(path_of(chosen + number)):
+            os.unlink(path_of(chosen + number))

@@ -3,9 +3,13 @@
 import array
 import asyncio
 import contextlib
+import copy
 import ctypes
+import errno
 import gc
 import os
+import pickle
+import resource
 import struct
 import sys
 import threading
@@ -15,6 +19,7 @@ import pytest
 from helpers import PATIENCE, needs_linux
 
 import corelane as cl
+from corelane import errors
 from corelane._ffi import PLATFORM
 from corelane.shm import looping
 
@@ -296,3 +301,87 @@ def test_a_buffer_that_puts_itself(ring):
 
     ring.put_many([b"1", Item(), b"2", b"3"])
     assert ring.get_many(9) == [b"1", b"from within", b"itself", b"afterwards", b"2", b"3"]
+
+
+def claims():
+    """How each object lends a piece of its memory: what is made, and the call that lends."""
+    queue, ring, broadcast = (lambda: cl.Queue.create(4, 8)), (lambda: cl.Ring.create(4096)), cl.Broadcast.create
+    deque = cl.Deque.create
+    return {
+        "ring reserve": (ring, lambda one: one.reserve(8)),
+        "ring peek": (ring, lambda one: (one.put(b"1"), one.peek())[1]),
+        "queue reserve": (queue, lambda one: one.reserve()),
+        "queue peek": (queue, lambda one: (one.put(b"1"), one.peek())[1]),
+        "broadcast reserve": (lambda: broadcast(4, 8), lambda one: one.reserve()),
+        "deque reserve": (lambda: deque(4, 8), lambda one: one.reserve()),
+        "deque claim": (lambda: deque(4, 8), lambda one: (one.push(b"1"), one.pop_claim())[1]),
+    }
+
+
+@pytest.mark.parametrize("kind", claims())
+def test_a_piece_that_is_held_cannot_be_copied(kind):
+    """A copy would end the same claim a second time, when it is somebody else's."""
+    make, lend = claims()[kind]
+    with make() as one:
+        held = lend(one)
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=f"{type(held).__name__} cannot be copied or pickled"):
+                copied(held)
+        with held:
+            pass
+
+
+def test_no_descriptor_left_for_an_event_loop(ring):
+    async def get():
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ring.fileno()  # its bell is there; what is missing is the loop's own
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        unused = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    unused.append(os.dup(0))
+            with pytest.raises(errors.ShmFailed, match="cannot wait in an event loop: Too many open files") as caught:
+                await ring.aget()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in unused:
+                os.close(fd)
+        assert caught.value.errno == errno.EMFILE
+        with pytest.raises(cl.QueueEmpty):
+            await ring.aget(timeout=0.01)
+
+    asyncio.run(get())
+
+
+def buffers_with_an_end(put_many):
+    """What of a list was in it when the second one's buffer was asked for."""
+
+    class Stop(Exception):
+        pass
+
+    class Once:
+        asked = False
+
+        def __buffer__(self, flags):
+            if not Once.asked:
+                Once.asked = True
+                raise Stop
+            return memoryview(b"once")
+
+    with pytest.raises(Stop):
+        put_many([b"first", Once(), b"last"])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 no buffer runs code of its own")
+def test_what_a_buffer_raises_once_is_raised():
+    """Ctrl-C, say. It comes up only once, so it must not be left to the next call."""
+    with cl.Ring.create(4096) as ring, cl.Queue.create(4, 8) as queue, cl.Broadcast.create(4, 8) as broadcast:
+        for put_many in (ring.put_many, queue.put_many, broadcast.put_many):
+            buffers_with_an_end(put_many)
+        assert ring.get() == queue.get() == b"first"
+        assert (ring.stats().depth, queue.stats().size) == (0, 0)
+    with cl.Deque.create(4, 8) as deque:
+        buffers_with_an_end(deque.push_many)
+        assert deque.pop() == b"first"

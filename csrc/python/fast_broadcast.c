@@ -98,26 +98,10 @@ static PyObject *put_nowait(PyObject *self, PyObject *data)
     return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
-/* _put_some(items, first) -> how many of a list's items from `first` on, at least 1, or the core's answer. */
+/* _put_some(items, first): as cl__fast_put_some. */
 static PyObject *put_some(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyList_Check(args[0]))
-        return PyErr_Format(PyExc_TypeError, "_put_some() takes a list and an index");
-    Py_ssize_t first = PyLong_AsSsize_t(args[1]), i = first;
-    if (first < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_IndexError, "_put_some() takes an index from 0");
-    int64_t rc = 0;
-    for (; rc == 0 && i < PyList_Size(args[0]); i += rc == 0) {
-        PyObject *item = PyList_GetItem(args[0], i); /* borrowed, and its buffer may run code that takes it out */
-        Py_INCREF(item);
-        int failed = put_object(self, item, &rc) < 0;
-        Py_DECREF(item);
-        if (failed && i > first)
-            PyErr_Clear(); /* it comes up again, as the first of the next call */
-        if (failed)
-            break;
-    }
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(i > first ? i - first : rc);
+    return cl__fast_put_some(self, args, count, put_object);
 }
 
 /* _put_records(buffer, size, first) -> how many of the buffer's records, from the first-th on, or the core's answer. */

@@ -27,11 +27,14 @@ static pthread_mutex_t alone_lock = PTHREAD_MUTEX_INITIALIZER;
 typedef int64_t claimer(cl_deque *, cl_deque_claim *);
 
 /* -1: an exception; else 0 and the core's answer. */
-static int push_object(cl_deque *deque, PyObject *data, int64_t *rc)
+static int push_object(PyObject *self, PyObject *data, int64_t *rc)
 {
+    cl_deque *deque = cl__fast_core(self);
     Py_buffer view;
     char *bytes;
     Py_ssize_t size;
+    if (!deque)
+        return -1;
     if (PyBytes_Check(data)) {
         PyBytes_AsStringAndSize(data, &bytes, &size);
         BEGIN();
@@ -70,9 +73,8 @@ static PyObject *take_object(cl_deque *deque, claimer *take, int64_t *rc)
 
 static PyObject *push(PyObject *self, PyObject *data)
 {
-    cl_deque *deque = cl__fast_core(self);
     int64_t rc;
-    if (!deque || push_object(deque, data, &rc) < 0)
+    if (push_object(self, data, &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
@@ -109,29 +111,10 @@ static PyObject *steal_nowait(PyObject *self, PyObject *unused)
     return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_steal_later", rc, Py_False, Py_None);
 }
 
-/* _push_some(items, first) -> how many of a list's items from `first` on, at least 1, or the core's answer. */
+/* _push_some(items, first): as cl__fast_put_some. */
 static PyObject *push_some(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    cl_deque *deque = cl__fast_core(self);
-    if (!deque)
-        return NULL;
-    if (count != 2 || !PyList_Check(args[0]))
-        return PyErr_Format(PyExc_TypeError, "_push_some() takes a list and an index");
-    Py_ssize_t first = PyLong_AsSsize_t(args[1]), i = first;
-    if (first < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_IndexError, "_push_some() takes an index from 0");
-    int64_t rc = 0;
-    for (; rc == 0 && i < PyList_Size(args[0]); i += rc == 0) {
-        PyObject *item = PyList_GetItem(args[0], i); /* borrowed, and its buffer may run code that takes it out */
-        Py_INCREF(item);
-        int failed = push_object(deque, item, &rc) < 0;
-        Py_DECREF(item);
-        if (failed && i > first)
-            PyErr_Clear(); /* it comes up again, as the first of the next call */
-        if (failed)
-            break;
-    }
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(i > first ? i - first : rc);
+    return cl__fast_put_some(self, args, count, push_object);
 }
 
 /* _steal_some(most) -> a list of at least one, or the core's answer. */

@@ -61,3 +61,31 @@ PyObject *cl__fast_later(PyObject *self, const char *method, int64_t rc, PyObjec
 {
     return PyObject_CallMethod(self, method, "LOO", (long long)rc, first, second);
 }
+
+int cl__fast_is_plain(PyObject *item)
+{
+    return PyBytes_Check(item) || Py_TYPE(item) == &PyByteArray_Type || Py_TYPE(item) == &PyMemoryView_Type;
+}
+
+PyObject *cl__fast_put_some(PyObject *self, PyObject *const *args, Py_ssize_t count, cl__fast_put *put)
+{
+    if (count != 2 || !PyList_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "a list and an index are needed");
+    Py_ssize_t first = PyLong_AsSsize_t(args[1]), i = first;
+    if (first < 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_IndexError, "an index from 0 is needed");
+    int64_t rc = 0;
+    for (; rc == 0 && i < PyList_Size(args[0]); i += rc == 0) {
+        PyObject *item = PyList_GetItem(args[0], i); /* borrowed, and its buffer may run code that takes it out */
+        if (i > first && !cl__fast_is_plain(item))
+            break;
+        Py_INCREF(item);
+        int failed = put(self, item, &rc) < 0;
+        Py_DECREF(item);
+        if (failed && i > first)
+            PyErr_Clear(); /* it comes up again, as the first of the next call */
+        if (failed)
+            break;
+    }
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(i > first ? i - first : rc);
+}

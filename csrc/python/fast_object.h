@@ -41,4 +41,14 @@ int cl__fast_check_timeout(PyObject *self, PyObject *timeout);
 /* What cannot be done at once is left to a method of the Python class: method(rc, first, second). */
 PyObject *cl__fast_later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second);
 
+/* Whether giving out its buffer runs no code of anybody's, which might let other threads in, or use this very object. */
+int cl__fast_is_plain(PyObject *item);
+
+/* Put one: 0 and the core's answer; -1: an exception. */
+typedef int cl__fast_put(PyObject *self, PyObject *item, int64_t *rc);
+
+/* (items, first), METH_FASTCALL -> how many of a list's items from `first` on, at least 1, or the core's answer. It ends
+ * before one whose code may raise what would come up only once. */
+PyObject *cl__fast_put_some(PyObject *self, PyObject *const *args, Py_ssize_t count, cl__fast_put *put);
+
 #endif

@@ -27,11 +27,14 @@ static pthread_rwlock_t leaving = PTHREAD_RWLOCK_INITIALIZER;
 #endif
 
 /* -1: an exception; else 0 and the core's answer. */
-static int put_object(cl_queue *queue, PyObject *data, int64_t *rc)
+static int put_object(PyObject *self, PyObject *data, int64_t *rc)
 {
+    cl_queue *queue = cl__fast_core(self);
     Py_buffer view;
     char *bytes;
     Py_ssize_t size;
+    if (!queue)
+        return -1;
     if (PyBytes_Check(data)) {
         PyBytes_AsStringAndSize(data, &bytes, &size);
         BEGIN();
@@ -71,11 +74,9 @@ static PyObject *get_object(cl_queue *queue, int64_t *rc)
 static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *timeout = Py_None;
-    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
-    if (!queue || ((count != 1 || names) && cl__fast_timeout("put", args, count, names, 1, &timeout) < 0) ||
-        cl__fast_check_timeout(self, timeout) < 0 ||
-        put_object(queue, args[0], &rc) < 0)
+    if (((count != 1 || names) && cl__fast_timeout("put", args, count, names, 1, &timeout) < 0) ||
+        cl__fast_check_timeout(self, timeout) < 0 || put_object(self, args[0], &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
@@ -84,9 +85,8 @@ static PyObject *put(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
 
 static PyObject *put_nowait(PyObject *self, PyObject *data)
 {
-    cl_queue *queue = cl__fast_core(self);
     int64_t rc;
-    if (!queue || put_object(queue, data, &rc) < 0)
+    if (put_object(self, data, &rc) < 0)
         return NULL;
     if (rc == 0)
         Py_RETURN_NONE;
@@ -114,29 +114,10 @@ static PyObject *get_nowait(PyObject *self, PyObject *unused)
     return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_False, Py_None);
 }
 
-/* _put_some(items, first) -> how many of a list's items from `first` on, at least 1, or the core's answer. */
+/* _put_some(items, first): as cl__fast_put_some. */
 static PyObject *put_some(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    cl_queue *queue = cl__fast_core(self);
-    if (!queue)
-        return NULL;
-    if (count != 2 || !PyList_Check(args[0]))
-        return PyErr_Format(PyExc_TypeError, "_put_some() takes a list and an index");
-    Py_ssize_t first = PyLong_AsSsize_t(args[1]), i = first;
-    if (first < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_IndexError, "_put_some() takes an index from 0");
-    int64_t rc = 0;
-    for (; rc == 0 && i < PyList_Size(args[0]); i += rc == 0) {
-        PyObject *item = PyList_GetItem(args[0], i); /* borrowed, and its buffer may run code that takes it out */
-        Py_INCREF(item);
-        int failed = put_object(queue, item, &rc) < 0;
-        Py_DECREF(item);
-        if (failed && i > first)
-            PyErr_Clear(); /* it comes up again, as the first of the next call */
-        if (failed)
-            break;
-    }
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(i > first ? i - first : rc);
+    return cl__fast_put_some(self, args, count, put_object);
 }
 
 /* _get_some(most) -> a list of at least one, or the core's answer. */

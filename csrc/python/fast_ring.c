@@ -250,12 +250,6 @@ static PyObject *put_nowait(PyObject *self, PyObject *data)
     return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
-/* Whether giving out its buffer runs no code of anybody's, which might let other threads in, or put into this very ring. */
-static int is_plain(PyObject *item)
-{
-    return PyBytes_Check(item) || Py_TYPE(item) == &PyByteArray_Type || Py_TYPE(item) == &PyMemoryView_Type;
-}
-
 /* As many of a list's items from `first` on as fit, in one commit: their number, or what the first one of them met. It ends
  * before one that is not plain. */
 static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
@@ -266,7 +260,7 @@ static int64_t add_all(ring_object *self, PyObject *items, Py_ssize_t first)
         bytes_of bytes;
         uint8_t *out;
         PyObject *item = PyList_GetItem(items, i);
-        if (!is_plain(item))
+        if (!cl__fast_is_plain(item))
             break;
         Py_INCREF(item);
         int opened = open_bytes(item, &bytes);
@@ -307,7 +301,7 @@ static PyObject *put_some(PyObject *object, PyObject *const *args, Py_ssize_t co
     if ((first == -1 && PyErr_Occurred()) || !is_bound(self))
         return NULL;
     PyObject *item = first >= 0 && first < PyList_Size(args[0]) ? PyList_GetItem(args[0], first) : NULL;
-    if (item && !is_plain(item))
+    if (item && !cl__fast_is_plain(item))
         return put_one(self, item);
     if (BEGIN(self, CL_RING_PRODUCER) < 0)
         return NULL;

@@ -126,10 +126,18 @@ class PoolStats:
 class Token(bytes):
     """The bytes of a block on its way, of 32. `with block.send() as token:` recalls it if the block raises."""
 
-    _pool: BufferPool
+    _pool: BufferPool | None = None  # of who has sent it; what was received are bytes
 
     def recall(self) -> bool:
-        """Take it back: nobody can open it any more. False: somebody has opened it."""
+        """Take it back: nobody can open it any more. False: somebody has opened it.
+
+        Raises:
+            ValueError: it does not come from a `send` of this process.
+        """
+        if self._pool is None:
+            raise ValueError(
+                "this token was received or made up: only what send() has returned recalls it, or its pool's recall()"
+            )
         rc = self._pool._recall(self)
         if rc < 0:
             raise self._pool._failed(rc)
@@ -139,7 +147,7 @@ class Token(bytes):
         return self
 
     def __exit__(self, kind: object, *unused: object) -> None:
-        if kind is not None and not self._pool.closed:
+        if kind is not None and self._pool is not None and not self._pool.closed:
             self.recall()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import errno
 from corelane._ffi import fast, ffi
 from corelane._values import integer
 from corelane.errors import ShmError
+from corelane.shm.shared import Claim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["Claimed", "Peeked", "Reserved"]
 _calls = fast.QueueCalls  # which Queue inherits from
 
 
-class Claimed:
+class Claimed(Claim):
     """A slot that the program has until it is done.
 
     It is there before the slot is claimed, and forgotten after it was given on: a signal's exception in between must

@@ -21,7 +21,7 @@ from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
 from corelane.shm.segment import Handle, Segment
-from corelane.shm.shared import Shared, open_core
+from corelane.shm.shared import Claim, Shared, open_core
 from corelane.shm.spin import spin_ns
 
 TYPE_CHECKING = False
@@ -486,7 +486,7 @@ class Deque(Shared, _Calls):
             raise self._failed(rc)
 
 
-class _Held:
+class _Held(Claim):
     """A slot that the program has until it is done.
 
     It is there before the slot is claimed, and forgotten after it was given on: a signal's exception in between must

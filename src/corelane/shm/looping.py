@@ -20,6 +20,7 @@ import os
 import time
 import weakref
 
+from corelane.errors import shm_failed
 from corelane.shm.shared import Shared
 
 TYPE_CHECKING = False
@@ -90,7 +91,10 @@ class Bell:
         reader = self._readers.get(loop)
         if reader is None:
             self._forget_closed()
-            fd = os.dup(self.poll_fd())
+            try:
+                fd = os.dup(self.poll_fd())
+            except OSError as error:
+                raise shm_failed(error.errno or 0, f"cannot wait in an event loop: {error.strerror}") from None
             try:
                 loop.add_reader(fd, self.heard)
             except BaseException:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from corelane._ffi import lib
 from corelane._values import integer
+from corelane.shm.shared import Claim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["Peeked", "Reserved"]
 _PRODUCER, _CONSUMER = lib.CL_RING_PRODUCER, lib.CL_RING_CONSUMER
 
 
-class _Borrowed:
+class _Borrowed(Claim):
     """A piece of a ring that the program has: the side is its own until it is done.
 
     A signal's exception may come between any two steps: what is not done then is done when the object goes.

@@ -22,9 +22,18 @@ from corelane.shm.segment import Handle, Segment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Self
+    from typing import Any, NoReturn, Self
 
-__all__ = ["Shared", "no_membarrier", "open_core", "wants_membarrier"]
+__all__ = ["Claim", "Shared", "no_membarrier", "open_core", "wants_membarrier"]
+
+
+class Claim:
+    """Base of what the program holds a piece of shared memory by, until it is done with it."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled: both would let go of the same piece")
 
 
 class Shared:
