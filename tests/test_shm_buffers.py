@@ -268,6 +268,7 @@ def test_nothing_is_leaked():
         with open("/proc/self/maps") as file:
             return sum("corelane" in line for line in file)
 
+    gc.collect()  # of the tests before
     fds, mapped = len(os.listdir("/proc/self/fd")), maps()
     for _ in range(30):
         with cl.BufferPool.create(4, 100) as one, cl.BufferPool.attach(one) as two:
