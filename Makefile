@@ -34,7 +34,7 @@ help:
 	@echo 'make asan      the same under AddressSanitizer and UBSan'
 	@echo 'make tsan      the same under ThreadSanitizer'
 	@echo 'make fuzz      hostile segments under libFuzzer, which needs clang; SECONDS=60'
-	@echo 'make soak      rings, queues and deques under random kills and stops; SECONDS=150 for each'
+	@echo 'make soak      objects in shared memory under random kills and stops; SECONDS=150 for each'
 	@echo 'make qemu      C programs of shared memory, built for aarch64 and run by qemu'
 	@echo 'make portable  the C programs and the tests against the portable build'
 	@echo 'make bench     all benchmarks'
@@ -76,6 +76,7 @@ fuzz:
 
 soak: build
 	$(BIN)/python tests/soak.py --seconds $(or $(SECONDS),150)
+	$(BIN)/python tests/soak_held.py --seconds $(or $(SECONDS),150)
 
 # Whatever cross compiler and emulator there is: AARCH64_CC, QEMU.
 qemu:

@@ -228,41 +228,31 @@ def map_notes(fd):
 # ---- who kills ----
 
 
-class Soak:
+class Storm:
+    """Processes, each in a place, of which any is killed, or stopped for a while, at any time; a killed one gets a
+    successor. A subclass says what they do (`live`) and what counts as going on (`done`)."""
+
+    pace = 0.03  # seconds between signals, at most
+
     def __init__(self, name, seed):
-        self.name, self.kind, self.seed = name, KINDS[name], seed
+        self.name, self.seed = name, seed
         self.pick = random.Random(seed)
-        self.object = self.kind.create()
-        self.notes_fd = os.memfd_create("notes")
-        os.ftruncate(self.notes_fd, 8 * (MOST_PROCESSES + PUT))
-        self.notes = map_notes(self.notes_fd)
-        self.log = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.others = can_unshare()
-        self.processes = {}  # role and number in it: pid and who
-        self.who = self.kills = self.stops = self.consumers_killed = self.longest = 0
-        self.killed, self.stopped = set(), []
-        self.roads = dict.fromkeys(("attach", "inherit", "exec", "pid namespace"), 0)
+        self.processes = {}  # of each place: pid and who
+        self.who = self.kills = self.stops = self.longest = 0
+        self.stopped = []
+
+    def said(self):
+        return f"{self.name}, seed {self.seed}"
 
     def start(self, place):
         self.who += 1
-        who, role = self.who, place[0]
-        road = self.pick.choices(("attach", "inherit", "exec", "pid namespace"), (60, 37, 2, 1))[0]
-        if (road == "inherit" and not self.kind.inherit) or (road == "pid namespace" and not self.others):
-            road = "attach"
-        self.roads[road] += 1
+        who, road = self.who, self.choose_road()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none is left behind
-                if road in ("exec", "pid namespace"):
-                    self.execute(road, role, who)
-                handle = (
-                    self.kind.inherit(self.object)
-                    if road == "inherit"
-                    else self.kind.attach(self.object.segment.fileno())
-                )
-                live(self.kind, role, who, handle, self.notes, self.log)
+                self.live(place, who, road)
                 status = 0
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -270,24 +260,16 @@ class Soak:
                 os._exit(status)
         self.processes[place] = pid, who
 
-    def execute(self, road, role, who):
-        fds = (self.object.segment.fileno(), self.notes_fd, self.log)
-        for fd in fds:
-            os.set_inheritable(fd, True)
-        argv = [sys.executable, __file__, "--child", self.name, role, str(who), *map(str, fds)]
-        if road == "pid namespace":
-            argv = [*UNSHARE, *argv]
-        os.execvp(argv[0], argv)
-
-    def delivered(self):
-        return os.fstat(self.log).st_size // 8
+    def choose_road(self):
+        """How the next process comes by the object: drawn here, as a child's draws are not seen by the next."""
+        return None
 
     def check_hang(self, state):
-        now, count = time.monotonic(), self.delivered()
+        now, count = time.monotonic(), self.done()
         if count != state[0]:
             self.longest = max(self.longest, now - state[1])
             state[:] = count, now
-        assert now - state[1] < PATIENCE, f"{self.name}, seed {self.seed}: a hang; {self.object.stats()}"
+        assert now - state[1] < PATIENCE, f"{self.said()}: a hang; {self.object!r}"
 
     def go_on(self, now):
         for entry in [each for each in self.stopped if each[0] <= now]:
@@ -297,25 +279,18 @@ class Soak:
                 os.kill(pid, signal.SIGCONT)
 
     def kill(self, place):
-        pid, who = self.processes[place]
+        pid, _ = self.processes[place]
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        assert os.WIFSIGNALED(status), (
-            f"{self.name}, seed {self.seed}: a {place[0]} ended by itself: status {status:#x}"
-        )
+        assert os.WIFSIGNALED(status), f"{self.said()}: {place} ended by itself: status {status:#x}"
         self.kills += 1
-        self.consumers_killed += place[0] == "consumer"
-        self.killed.add(who)
 
-    def run(self, seconds):
-        places = [("producer", i) for i in range(self.kind.producers)] + [
-            ("consumer", i) for i in range(self.kind.consumers)
-        ]
+    def run(self, seconds, places):
         for place in places:
             self.start(place)
         until, state = time.monotonic() + seconds, [0, time.monotonic()]
         while (now := time.monotonic()) < until:
-            time.sleep(self.pick.random() * self.kind.pace)
+            time.sleep(self.pick.random() * self.pace)
             self.go_on(now)
             self.check_hang(state)
             place = self.pick.choice(places)
@@ -326,28 +301,101 @@ class Soak:
                 os.kill(self.processes[place][0], signal.SIGSTOP)
                 self.stops += 1
                 self.stopped.append((now + self.pick.random() * 0.1, place, self.processes[place][0]))
-        self.end(state)
-
-    def end(self, state):
         self.go_on(float("inf"))
-        for level, role in enumerate(("producer", "consumer"), 1):
-            self.notes[STOP] = level
-            for place in [each for each in self.processes if each[0] == role]:
-                pid, _ = self.processes.pop(place)
-                while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
-                    time.sleep(0.01)
-                    if role == "producer":
-                        self.check_hang(state)
-                    assert time.monotonic() - state[1] < 2 * PATIENCE, (
-                        f"{self.name}, seed {self.seed}: {role} does not end"
-                    )
-                assert found[1] == 0, f"{self.name}, seed {self.seed}: {role} ended with status {found[1]:#x}"
+        return state
+
+    def join(self, places, state, goes_on):
+        """They have been told to end, and do. `goes_on`: what counts is still done meanwhile."""
+        for place in places:
+            pid, _ = self.processes.pop(place)
+            while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+                time.sleep(0.01)
+                if goes_on:
+                    self.check_hang(state)
+                assert time.monotonic() - state[1] < 2 * PATIENCE, f"{self.said()}: {place} does not end"
+            assert found[1] == 0, f"{self.said()}: {place} ended with status {found[1]:#x}"
+
+    def close(self):
+        for pid, _ in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self.object.close()
+
+    def figures(self):
+        return {
+            "kind": self.name,
+            "seed": self.seed,
+            "kills": self.kills,
+            "stops": self.stops,
+            "longest_pause_ms": round(self.longest * 1e3, 1),
+            "processes": self.who,
+        }
+
+
+class Soak(Storm):
+    """Of what records go through: by producers and consumers."""
+
+    def __init__(self, name, seed):
+        super().__init__(name, seed)
+        self.kind = KINDS[name]
+        self.pace = self.kind.pace
+        self.object = self.kind.create()
+        self.notes_fd = os.memfd_create("notes")
+        os.ftruncate(self.notes_fd, 8 * (MOST_PROCESSES + PUT))
+        self.notes = map_notes(self.notes_fd)
+        self.log = os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.others = can_unshare()
+        self.consumers_killed, self.killed = 0, set()
+        self.roads = dict.fromkeys(("attach", "inherit", "exec", "pid namespace"), 0)
+
+    def choose_road(self):
+        road = self.pick.choices(("attach", "inherit", "exec", "pid namespace"), (60, 37, 2, 1))[0]
+        if (road == "inherit" and not self.kind.inherit) or (road == "pid namespace" and not self.others):
+            road = "attach"
+        self.roads[road] += 1
+        return road
+
+    def live(self, place, who, road):
+        if road in ("exec", "pid namespace"):
+            self.execute(road, place[0], who)
+        inherited = road == "inherit"
+        handle = self.kind.inherit(self.object) if inherited else self.kind.attach(self.object.segment.fileno())
+        live(self.kind, place[0], who, handle, self.notes, self.log)
+
+    def execute(self, road, role, who):
+        fds = (self.object.segment.fileno(), self.notes_fd, self.log)
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        argv = [sys.executable, __file__, "--child", self.name, role, str(who), *map(str, fds)]
+        if road == "pid namespace":
+            argv = [*UNSHARE, *argv]
+        os.execvp(argv[0], argv)
+
+    def done(self):
+        return os.fstat(self.log).st_size // 8
+
+    def kill(self, place):
+        _, who = self.processes[place]
+        super().kill(place)
+        self.consumers_killed += place[0] == "consumer"
+        self.killed.add(who)
+
+    def soak(self, seconds):
+        producers = [("producer", i) for i in range(self.kind.producers)]
+        consumers = [("consumer", i) for i in range(self.kind.consumers)]
+        state = self.run(seconds, producers + consumers)
+        self.notes[STOP] = 1
+        self.join(producers, state, goes_on=True)
+        self.notes[STOP] = 2
+        self.join(consumers, state, goes_on=False)
         if not isinstance(self.object, cl.Ring):
             self.object.recover()
         consume(self.object, self.notes, self.log)
 
     def check(self):
-        said = f"{self.name}, seed {self.seed}"
+        said = self.said()
         assert self.notes[TORN] == 0, f"{said}: {self.notes[TORN]} torn records"
         assert self.kind.count_room(self.object), f"{said}: there is less room than in the beginning"
         found = (
@@ -366,25 +414,7 @@ class Soak:
         assert (numbers <= put[whose] + AT_ONCE).all(), f"{said}: more than a killed producer was just putting"
         again = int((times - 1).sum())
         assert again <= self.consumers_killed, f"{said}: {again} came twice"
-        return {
-            "kind": self.name,
-            "seed": self.seed,
-            "records": len(keys),
-            "kills": self.kills,
-            "stops": self.stops,
-            "again": again,
-            "longest_pause_ms": round(self.longest * 1e3, 1),
-            "processes": self.who,
-            **self.roads,
-        }
-
-    def close(self):
-        for pid, _ in self.processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-        self.object.close()
+        return {**self.figures(), "records": len(keys), "again": again, **self.roads}
 
 
 def can_unshare():
@@ -398,7 +428,7 @@ def soak(name, seconds, seed):
     """What has happened in so many seconds; raises AssertionError."""
     one = Soak(name, seed)
     try:
-        one.run(seconds)
+        one.soak(seconds)
         return one.check()
     finally:
         one.close()
