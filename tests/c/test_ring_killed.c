@@ -1,7 +1,7 @@
 /* A victim is killed after each single instruction of what it does to a ring, by ptrace. Whoever survives finds each record
  * whole or not at all, and goes on.
  *
- * All steps with CORELANE_KILL_EVERY=1; by default one in a few, beginning at another one each time. */
+ * All steps with CORELANE_FULL=1; by default one in a few, beginning at another one each time. */
 #include "ring_killed.h"
 
 #include <sys/ptrace.h>
@@ -85,8 +85,8 @@ int main(void)
         puts(SANITIZED ? "skipped: a sanitizer has too many instructions of its own" : "skipped: tracing is forbidden here");
         return 0;
     }
-    const char *given = getenv("CORELANE_KILL_EVERY");
-    int stride = given && atoi(given) > 0 ? atoi(given) : DEFAULT_STRIDE;
+    const char *full = getenv("CORELANE_FULL");
+    int stride = full && strcmp(full, "0") != 0 ? 1 : DEFAULT_STRIDE;
     int first = (int)(now_ns() / 1000 % stride), all = 0;
     for (int i = 0; i < DEEDS; i++) {
         all += kill_after_each_step(&deeds[i], first, stride);
