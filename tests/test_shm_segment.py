@@ -115,6 +115,53 @@ def test_multiprocessing_takes_it_as_an_argument():
         assert (worker.exitcode, segment.buf[0]) == (0, 1)
 
 
+def _report(objects, out):
+    queue = objects[0]
+    out.put_many([*queue.get_many(9), repr(queue.name).encode()])
+    out.put_many([type(each).__name__.encode() for each in objects])
+
+
+@pytest.mark.usefixtures("stops_the_tracker")
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_a_worker_is_given_may_be_closed_before_it_is_up(method, named, name):
+    with cl.Queue.create(32, 64) as out:
+        queue = cl.Queue.create(4, 64, name if named else None)
+        others = [
+            cl.Ring.create(1), cl.Broadcast.create(4, 64), cl.Deque.create(4, 64), cl.BufferPool.create(2, 64),
+            cl.QueuePool.create(queues=2, slots=2, slot_size=64), cl.Lock.create(), cl.Semaphore.create(1),
+            cl.Event.create(), cl.Barrier.create(2), shm.Segment.create(9),
+        ]  # fmt: skip
+        objects = [queue, *others]
+        worker = multiprocessing.get_context(method).Process(target=_report, args=(objects, out))
+        worker.start()
+        queue.put_many([b"one", b"two"])
+        for each in objects:
+            each.close()
+        worker.join()
+        assert worker.exitcode == 0
+        kinds = [type(each).__name__.encode() for each in objects]
+        assert out.get_many(99) == [b"one", b"two", repr(name if named else None).encode(), *kinds]
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver._forkserver._stop()
+
+
+def _look_twice(queue, segment):
+    assert segment.buf[:2] == queue.segment.buf[:2]
+
+
+@pytest.mark.usefixtures("stops_the_tracker")
+def test_a_worker_may_be_given_an_object_and_its_segment():
+    with cl.Queue.create(4, 64) as queue:  # which have one descriptor, and none can be passed twice
+        arguments = (queue, queue.segment)
+        worker = multiprocessing.get_context("spawn").Process(target=_look_twice, args=arguments)
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+
+
 def test_a_handle_whose_process_has_gone_says_so():
     done = cl.run(
         [sys.executable, "-c", "import pickle, sys; from corelane import shm; s = shm.Segment.create(9)\n"

@@ -21,7 +21,7 @@ from corelane.shm.broadcast_claims import Peeked, Reserved
 from corelane.shm.broadcast_state import BroadcastStats, ReaderStats, bits, check, failed, report_of, stats_of
 from corelane.shm.looping import Bells, until
 from corelane.shm.records import room_for, rows_of
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
 from corelane.shm.waiting import Waitable
@@ -278,7 +278,7 @@ class Broadcast(Bells, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, {**self._options, "readonly": self._segment.readonly})
+        return _attached, (type(self), passed_on(self._segment), {**self._options, "readonly": self._segment.readonly})
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -610,5 +610,5 @@ async def _nap_until(attempt: Callable[[], T | None], deadline: int) -> T | None
     return found
 
 
-def _attached(cls: type[Broadcast], handle: Handle, options: dict[str, Any]) -> Broadcast:
-    return cls.attach(handle, **options)
+def _attached(cls: type[Broadcast], passed: Any, options: dict[str, Any]) -> Broadcast:
+    return cls.attach(passed, **options)

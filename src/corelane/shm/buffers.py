@@ -21,7 +21,7 @@ from corelane._values import integer, seconds
 from corelane.errors import NotSupported, PoolExhausted, ShmError, StaleBlock, shm_failed
 from corelane.shm.looping import Bells, until
 from corelane.shm.names import entries
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
 
@@ -371,7 +371,7 @@ class BufferPool(Bells, _Calls):
         return PoolStats(**counts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle)
+        return _attached, (type(self), passed_on(self._segment))
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -563,5 +563,5 @@ def _holders(report: Any) -> dict[int, int]:
     return found
 
 
-def _attached(cls: type[BufferPool], handle: Handle) -> BufferPool:
-    return cls.attach(handle)
+def _attached(cls: type[BufferPool], passed: Any) -> BufferPool:
+    return cls.attach(passed)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import Claim, Shared, open_core
 from corelane.shm.spin import spin_ns
 
@@ -274,7 +274,7 @@ class Deque(Shared, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._spin)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -576,5 +576,5 @@ class Claimed(_Held):
             self._drop(Deque._give_back)
 
 
-def _attached(cls: type[Deque], handle: Handle, spin: float | None) -> Deque:
-    return cls.attach(handle, spin=spin)
+def _attached(cls: type[Deque], passed: Any, spin: float | None) -> Deque:
+    return cls.attach(passed, spin=spin)

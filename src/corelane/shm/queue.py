@@ -24,7 +24,7 @@ from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFu
 from corelane.shm.claims import Claimed, Peeked, Reserved
 from corelane.shm.looping import Bell, Bells, until
 from corelane.shm.records import room_for, rows_of
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import no_membarrier, open_core, wants_membarrier
 from corelane.shm.spin import spin_ns
 from corelane.shm.waiting import Waitable
@@ -335,7 +335,7 @@ class Queue(Bells, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._policy, self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._policy, self._spin)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -711,5 +711,5 @@ class _Sending:
         return True
 
 
-def _attached(cls: type[Queue], handle: Handle, policy: str, spin: float | None) -> Queue:
-    return cls.attach(handle, policy=policy, spin=spin)
+def _attached(cls: type[Queue], passed: Any, policy: str, spin: float | None) -> Queue:
+    return cls.attach(passed, policy=policy, spin=spin)

@@ -27,6 +27,7 @@ from corelane.errors import Closed, Corrupted, QueueEmpty, QueueFull
 from corelane.shm.looping import until
 from corelane.shm.names import path_of
 from corelane.shm.queue import _AGAIN, _CLOSED, _FOR_RECORD, _FOR_ROOM, _NEVER, Queue, QueueStats
+from corelane.shm.segment import passed_on
 from corelane.shm.spin import spin_ns
 from corelane.shm.waiting import Together
 
@@ -212,7 +213,12 @@ class QueuePool:
         return sum(queue.recover() for queue in self._queues)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._policy, self._spin)
+        return _attached, (
+            type(self),
+            tuple(passed_on(queue.segment) for queue in self._queues),
+            self._policy,
+            self._spin,
+        )
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -451,5 +457,5 @@ def _check_pool(found: list[Queue]) -> None:
         raise Corrupted(f"{found[0]!r} and those after it are not of one pool: remove them and make it anew")
 
 
-def _attached(cls: type[QueuePool], handle: tuple[Handle, ...], policy: str, spin: float | None) -> QueuePool:
-    return cls.attach(handle, policy=policy, spin=spin)
+def _attached(cls: type[QueuePool], passed: tuple[Any, ...], policy: str, spin: float | None) -> QueuePool:
+    return cls.attach(passed, policy=policy, spin=spin)

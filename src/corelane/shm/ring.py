@@ -20,7 +20,7 @@ from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, 
 from corelane.shm.looping import Bell, Bells, until
 from corelane.shm.records import room_for, rows_of
 from corelane.shm.ring_claims import Peeked, Reserved
-from corelane.shm.segment import _HUGE, Handle, Segment
+from corelane.shm.segment import _HUGE, Handle, Segment, passed_on
 from corelane.shm.shared import no_membarrier, open_core, wants_membarrier
 from corelane.shm.spin import spin_ns
 from corelane.shm.waiting import Waitable
@@ -278,7 +278,7 @@ class Ring(Bells, _Calls):
         return RingStats(int(out.capacity), int(out.depth), int(out.most), sides[0], sides[1], int(out.dropped))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._spin, self._policy)
+        return _attached, (type(self), passed_on(self._segment), self._spin, self._policy)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -627,5 +627,5 @@ class Ring(Bells, _Calls):
             yield found
 
 
-def _attached(cls: type[Ring], handle: Handle, spin: float | None, policy: str) -> Ring:
-    return cls.attach(handle, spin=spin, policy=policy)
+def _attached(cls: type[Ring], passed: Any, spin: float | None, policy: str) -> Ring:
+    return cls.attach(passed, spin=spin, policy=policy)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["KINDS", "Handle", "Segment", "create_options"]
+__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on"]
 
 # What segments hold, as people call it.
 KINDS = {
@@ -76,6 +76,31 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<Handle of {self.name or f'descriptor {self.fd} of process {self.pid}'}>"
+
+
+class Passed:
+    """What a child that multiprocessing is starting attaches a segment by: a descriptor of its own.
+
+    So the maker may close it, or end, before the child is up; by a Handle it would have to wait for that.
+    """
+
+    __slots__ = ("dup", "name")
+
+    def __init__(self, dup: Any, name: str | None) -> None:
+        self.dup, self.name = dup, name
+
+
+def passed_on(segment: Segment) -> Handle | Passed:
+    """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
+    handle = segment.handle
+    context = sys.modules.get("multiprocessing.context")
+    popen = None if context is None else context.get_spawning_popen()
+    # One that is read-only may be attached for writing by its Handle. And no number can be passed twice.
+    if popen is None or segment.readonly or segment.fileno() in getattr(popen, "_fds", ()):
+        return handle
+    from multiprocessing.reduction import DupFd
+
+    return Passed(DupFd(segment.fileno()), handle.name)
 
 
 class Segment:
@@ -219,6 +244,8 @@ class Segment:
             target = target.segment  # its own descriptor is that of a bell
         if isinstance(target, Handle):
             self._attach_handle(target, kind, flags)
+        elif isinstance(target, Passed):
+            self._attach_passed(target, kind, flags)
         elif isinstance(target, str):
             self._open(target, path_of(target), kind, flags)
         else:
@@ -251,6 +278,15 @@ class Segment:
         if (there.st_dev, there.st_ino) != (handle.device, handle.inode):
             self.close()
             raise shm_failed(errno.ENOENT, f"{handle!r} is of a segment that is gone: another one is there now")
+
+    def _attach_passed(self, passed: Passed, kind: int, flags: int) -> None:
+        fd = passed.dup.detach()
+        try:
+            self._take(fd, ffi.NULL, kind, flags, f"{_AT_DESCRIPTOR}{fd}")
+        finally:
+            os.close(fd)
+        if passed.name is not None:
+            self._name, self._path = passed.name, path_of(passed.name)
 
     def _open(self, name: str, path: str, kind: int, flags: int) -> None:
         self._take(-1, os.fsencode(path), kind, flags, f"the segment {name!r}", path)
@@ -396,7 +432,7 @@ class Segment:
         return Handle(self._name, pid, fd, there.st_dev, there.st_ino)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self.readonly)
+        return _attached, (type(self), passed_on(self), self.readonly)
 
     def __repr__(self) -> str:
         what = repr(self._name) if self._name is not None else "without a name"
@@ -477,8 +513,10 @@ def _remove_names() -> None:
         raise failed
 
 
-def _attached(cls: type[Segment], handle: Handle, readonly: bool) -> Segment:
-    return cls.attach(handle, readonly=readonly)
+def _attached(cls: type[Segment], passed: Handle | Passed, readonly: bool) -> Segment:
+    segment = cls()
+    segment._attach(passed, lib.CL_SEGMENT_ANY, readonly)
+    return segment
 
 
 def _flags(*, readonly: bool = False, populate: bool = False, lock: bool = False) -> int:

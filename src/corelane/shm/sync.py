@@ -17,7 +17,7 @@ from corelane._ffi import ffi, lib
 from corelane._values import integer
 from corelane.errors import NotSupported, ShmError, shm_failed
 from corelane.shm.looping import Bells, until
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
 
@@ -137,7 +137,7 @@ class Primitive(Bells):
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), self.handle, self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._spin)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -198,5 +198,5 @@ def pid_or_none(rc: int) -> int | None:
     return -1 if rc == lib.CL_SYNC_UNKNOWN else int(rc) if rc > 0 else None
 
 
-def _attached(cls: type[Primitive], handle: Handle, spin: float | None) -> Primitive:
-    return cls.attach(handle, spin=spin)
+def _attached(cls: type[Primitive], passed: Any, spin: float | None) -> Primitive:
+    return cls.attach(passed, spin=spin)
