@@ -311,7 +311,7 @@ def test_what_cannot_be_pushed():
 
 def test_an_empty_handle_is_no_deque():
     with pytest.raises(ValueError, match="never opened"):
-        cl.Deque().push(b"x")
+        cl.Deque.__new__(cl.Deque).push(b"x")
 
 
 def test_too_many_participants():

@@ -390,7 +390,7 @@ def test_what_cannot_be_put():
 
 def test_an_empty_handle_is_no_queue():
     with pytest.raises(ValueError, match="never opened"):
-        cl.Queue().put(b"x")
+        cl.Queue.__new__(cl.Queue).put(b"x")
 
 
 def test_too_many_participants():

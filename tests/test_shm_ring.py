@@ -449,7 +449,7 @@ def test_wrong_arguments(ring):
     with pytest.raises(ValueError, match="side"):
         ring.take("both")
     with pytest.raises(ValueError, match="never opened"):
-        cl.Ring().put(b"x")
+        cl.Ring.__new__(cl.Ring).put(b"x")
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 2**62 + 1])

@@ -684,3 +684,56 @@ def test_a_child_that_is_started_does_not_hold_it(name):
         child.kill()
     os.close(fd)
     around.clean([name])
+
+
+KINDS = {
+    "Ring": lambda: cl.Ring.create(1),
+    "Queue": lambda: cl.Queue.create(4, 16),
+    "QueuePool": lambda: cl.QueuePool.create(queues=2, slots=2, slot_size=16),
+    "Broadcast": lambda: cl.Broadcast.create(4, 16),
+    "Deque": lambda: cl.Deque.create(4, 16),
+    "BufferPool": lambda: cl.BufferPool.create(2, 64),
+    "Lock": cl.Lock.create,
+    "Semaphore": lambda: cl.Semaphore.create(1),
+    "Event": cl.Event.create,
+    "Barrier": lambda: cl.Barrier.create(2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arguments", [(), (4, 16)])
+def test_a_class_that_is_called_names_what_makes_one(kind, arguments):
+    with pytest.raises(TypeError, match=rf"{kind} is made by {kind}\.create\(\) or {kind}\.attach\(\)"):
+        getattr(cl, kind)(*arguments)
+    with pytest.raises(TypeError, match=r"Segment is made by Segment\.create\(\)"):
+        shm.Segment(100)
+
+
+@pytest.mark.parametrize("kind", ["Ring", "Queue", "QueuePool", "Broadcast", "Deque"])
+@pytest.mark.parametrize("record", [b"one", bytearray(b"one"), memoryview(b"one"), "one"])
+def test_one_record_is_not_taken_for_several(kind, record):
+    with KINDS[kind]() as made:
+        call = "push_many" if kind == "Deque" else "put_many"
+        with pytest.raises(
+            TypeError, match=rf"{call}\(\) takes a list of records, and not one \({type(record).__name__}"
+        ):
+            getattr(made, call)(record)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "QueuePool"])
+def test_a_child_is_not_given_an_object_but_its_segment(kind):
+    made = KINDS[kind]()
+    for wrong in ({"fds": {3: made}}, {"stdin": made}):
+        with pytest.raises(TypeError, match=r"pass on the segment that it is in, fds=\{3: it\.segment\}"):
+            cl.Command("true", **wrong)
+    cl.run(["true"], fds={3: made.segment})
+    made.close()
+
+
+def test_an_array_that_is_refused_is_not_printed_whole():
+    frames = shm.array(1000)
+    with pytest.raises(TypeError, match=r"fds=\{3: it\.segment\}") as caught:
+        cl.Command("true", fds={3: frames})
+    with pytest.raises(TypeError, match="target must be a name") as again:
+        shm.attach_array(frames)
+    assert max(len(str(caught.value)), len(str(again.value))) < 300

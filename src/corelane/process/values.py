@@ -50,8 +50,14 @@ def descriptor(name: str, value: Any) -> int | Any:
             f"{name} cannot be {value!r}: it is memory of ours, which no other process can read or write; "
             "feed its contents as stdin=, and capture output with capture=True"
         )
+    if hasattr(value, "segment") and type(value).__module__.startswith("corelane.shm."):
+        # A Ring and its like have a fileno(), but that is their bell's.
+        raise TypeError(
+            f"{name} cannot be {value!r:.80} ({type(value).__name__}) itself: pass on the segment that it is in, "
+            "fds={3: it.segment}, and attach that in the child"
+        )
     if not isinstance(value, int) and not callable(getattr(value, "fileno", None)):
-        raise TypeError(f"{name} must be a descriptor or have fileno(), not {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a descriptor or have fileno(), not {value!r:.80} ({type(value).__name__})")
     return value
 
 

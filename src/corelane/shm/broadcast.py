@@ -20,7 +20,7 @@ from corelane.errors import Closed, NotSupported, QueueEmpty, ReaderBlocks, Side
 from corelane.shm.broadcast_claims import Peeked, Reserved
 from corelane.shm.broadcast_state import BroadcastStats, ReaderStats, bits, check, failed, report_of, stats_of
 from corelane.shm.looping import Bells, until
-from corelane.shm.records import room_for, rows_of
+from corelane.shm.records import listed, room_for, rows_of
 from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import open_core
 from corelane.shm.spin import spin_ns
@@ -190,7 +190,7 @@ class Broadcast(Bells, _Calls):
     @classmethod
     def _of(cls, segment: Segment, ns: int, options: dict[str, Any]) -> Self:
         core = open_core(segment, lib.cl_broadcast_open, "cl_broadcast", lib.cl_broadcast_free)
-        made = cls()
+        made = cls.__new__(cls)
         made._bells, made._selected = {}, False
         made._segment, made._options = segment, options
         made._bind(int(ffi.cast("uintptr_t", core)), core)
@@ -439,7 +439,7 @@ class Broadcast(Bells, _Calls):
         Raises:
             ReaderBlocks: the time is over; its `done` is how many were put. As `put`.
         """
-        self._put_all(list(records), self._deadline(timeout))
+        self._put_all(listed("put_many", records), self._deadline(timeout))
 
     def _put_all(self, items: list[Any], deadline: int) -> None:
         done = 0

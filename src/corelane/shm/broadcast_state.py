@@ -151,7 +151,10 @@ def failed(broadcast: Broadcast, number: int, item: Any) -> Exception:
     if number == errno.EMSGSIZE:
         if item is None:
             return ValueError(f"the next record of {broadcast!r} has another size than the dtype: it stays")
-        return ValueError(f"a record of {memoryview(item).nbytes} bytes does not fit into a slot of {broadcast!r}")
+        return ValueError(
+            f"a record of {memoryview(item).nbytes} bytes does not fit into a slot of {broadcast!r}: "
+            f"{broadcast.slot_size} bytes"
+        )
     if number == errno.ESTALE:
         return broadcast._use_after_fork()
     if number == errno.EISCONN:

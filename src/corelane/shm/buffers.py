@@ -303,7 +303,7 @@ class BufferPool(Bells, _Calls):
     @classmethod
     def _of(cls, segment: Segment, span: int) -> Self:
         core = open_core(segment, lib.cl_buffers_open, "cl_buffers", lib.cl_buffers_free)
-        pool = cls()
+        pool = cls.__new__(cls)
         pool._segment, pool._bells, pool._ended = segment, {}, False
         there = os.fstat(segment.fileno())
         address, plan = int(ffi.cast("uintptr_t", core)), ffi.new("cl_buffers_plan *")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
+from corelane.shm.records import listed
 from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import Claim, Shared, open_core
 from corelane.shm.spin import spin_ns
@@ -175,7 +176,7 @@ class Deque(Shared, _Calls):
     @classmethod
     def _of(cls, segment: Segment, ns: int, spin: float | None) -> Self:
         core = open_core(segment, lib.cl_deque_open, "cl_deque", lib.cl_deque_free)
-        deque = cls()
+        deque = cls.__new__(cls)
         deque._segment, deque._spin = segment, spin
         deque._bind(int(ffi.cast("uintptr_t", core)), core)
         deque._core = core  # from here on it is closed when it goes
@@ -347,7 +348,7 @@ class Deque(Shared, _Calls):
         Raises:
             QueueFull: there is no room for all; its `done` is how many were pushed. As `push`.
         """
-        self._push_all(list(records), 0)
+        self._push_all(listed("push_many", records), 0)
 
     def _push_all(self, items: list[Any], rc: int) -> None:
         done = 0

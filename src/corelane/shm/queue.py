@@ -23,7 +23,7 @@ from corelane._values import integer, one_of
 from corelane.errors import Closed, Corrupted, NotSupported, QueueEmpty, QueueFull, ShmError, shm_failed
 from corelane.shm.claims import Claimed, Peeked, Reserved
 from corelane.shm.looping import Bell, Bells, until
-from corelane.shm.records import room_for, rows_of
+from corelane.shm.records import listed, room_for, rows_of
 from corelane.shm.segment import Handle, Segment, passed_on
 from corelane.shm.shared import no_membarrier, open_core, wants_membarrier
 from corelane.shm.spin import spin_ns
@@ -231,7 +231,7 @@ class Queue(Bells, _Calls):
     @classmethod
     def _of(cls, segment: Segment, policy: str, ns: int, spin: float | None) -> Self:
         core = open_core(segment, lib.cl_queue_open, "cl_queue", lib.cl_queue_free)
-        queue = cls()
+        queue = cls.__new__(cls)
         queue._bells, queue._selected, queue._policy, queue._spin = {}, set(), policy, spin
         queue._segment = segment
         queue._bind(int(ffi.cast("uintptr_t", core)), core)
@@ -469,7 +469,7 @@ class Queue(Bells, _Calls):
         Raises:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
-        self._put(self._sending(list(records)), timeout)
+        self._put(self._sending(listed("put_many", records)), timeout)
 
     def records_in(self, array: np.ndarray[Any, Any], timeout: float | None = None) -> None:
         """Put each element along the first axis of a numpy array as a record.

@@ -27,7 +27,8 @@ from corelane.errors import Closed, Corrupted, QueueEmpty, QueueFull
 from corelane.shm.looping import until
 from corelane.shm.names import path_of
 from corelane.shm.queue import _AGAIN, _CLOSED, _FOR_RECORD, _FOR_ROOM, _NEVER, Queue, QueueStats
-from corelane.shm.segment import passed_on
+from corelane.shm.records import several
+from corelane.shm.segment import passed_on, use_makers
 from corelane.shm.spin import spin_ns
 from corelane.shm.waiting import Together
 
@@ -69,6 +70,9 @@ class QueuePool:
     _gets: Iterator[int]
     _over: set[Queue]  # shut, and all was got: for good
     _together: dict[tuple[int, int], Together]
+
+    def __init__(self, *unused: object, **options: object) -> None:
+        raise use_makers(type(self))
 
     # ---- making and attaching ----
 
@@ -157,7 +161,7 @@ class QueuePool:
 
     @classmethod
     def _of(cls, queues: list[Queue], policy: str, spin: float | None) -> Self:
-        pool = cls()
+        pool = cls.__new__(cls)
         pool._queues, pool._policy, pool._spin = tuple(queues), policy, spin
         pool._puts, pool._gets = itertools.count(), itertools.count()
         pool._over, pool._together = set(), {}
@@ -334,7 +338,7 @@ class QueuePool:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
         deadline = self._put_deadline(timeout)
-        for done, data in enumerate(records):
+        for done, data in enumerate(several("put_many", records)):
             if self._until(functools.partial(self._try_put, data), _FOR_ROOM, deadline) is None:
                 raise self._full(done)
 

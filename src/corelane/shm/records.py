@@ -11,12 +11,29 @@ from corelane._values import integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     import numpy as np
     from numpy.typing import DTypeLike
 
-__all__ = ["room_for", "rows_of"]
+__all__ = ["listed", "room_for", "rows_of", "several"]
+
+
+def several(name: str, records: Iterable[Any]) -> Iterable[Any]:
+    """What a call that takes several records was given; one alone, which has no records in it, is refused.
+
+    Args:
+        name: of the call, for the error.
+    """
+    if isinstance(records, (bytes, bytearray, memoryview, str)):
+        raise TypeError(f"{name}() takes a list of records, and not one ({type(records).__name__}): {name}([...])")
+    return records
+
+
+def listed(name: str, records: Iterable[Any]) -> list[Any]:
+    """As `several`, all of them."""
+    return list(several(name, records))
 
 
 def rows_of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

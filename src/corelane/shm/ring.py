@@ -18,7 +18,7 @@ from corelane._ffi import fast, ffi, lib
 from corelane._values import integer, one_of
 from corelane.errors import Closed, Corrupted, PeerDied, QueueEmpty, QueueFull, ShmError, SideTaken, shm_failed
 from corelane.shm.looping import Bell, Bells, until
-from corelane.shm.records import room_for, rows_of
+from corelane.shm.records import listed, room_for, rows_of
 from corelane.shm.ring_claims import Peeked, Reserved
 from corelane.shm.segment import _HUGE, Handle, Segment, passed_on
 from corelane.shm.shared import no_membarrier, open_core, wants_membarrier
@@ -202,7 +202,7 @@ class Ring(Bells, _Calls):
     @classmethod
     def _of(cls, segment: Segment, ns: int, spin: float | None, policy: str, populate: bool = False) -> Self:
         core = open_core(segment, lib.cl_ring_open, "cl_ring", lib.cl_ring_free, populate)
-        ring = cls()
+        ring = cls.__new__(cls)
         ring._bells, ring._segment, ring._spin, ring._policy = {}, segment, spin, policy
         ring._bind(int(ffi.cast("uintptr_t", core)), core, fast.Kept)
         if policy != "block":
@@ -436,7 +436,7 @@ class Ring(Bells, _Calls):
         Raises:
             QueueFull: the time is over; its `done` is how many were put. As `put`.
         """
-        items = list(records)
+        items = listed("put_many", records)
         deadline = self._patience(timeout)
         done = 0
         while done < len(items):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on"]
+__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on", "use_makers"]
 
 # What segments hold, as people call it.
 KINDS = {
@@ -90,6 +90,11 @@ class Passed:
         self.dup, self.name = dup, name
 
 
+def use_makers(kind: type) -> TypeError:
+    """Why a class was called in vain."""
+    return TypeError(f"{kind.__name__} is made by {kind.__name__}.create() or {kind.__name__}.attach(), not by a call")
+
+
 def passed_on(segment: Segment) -> Handle | Passed:
     """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
     handle = segment.handle
@@ -111,7 +116,9 @@ class Segment:
 
     __slots__ = ("__weakref__", "_core", "_identity", "_kept", "_maker", "_name", "_path", "_report", "_view")
 
-    def __init__(self) -> None:
+    def __init__(self, *unused: object, **options: object) -> None:
+        if unused or options:
+            raise use_makers(type(self))
         out = ffi.new("cl_segment **")
         if lib.cl_segment_new(out) < 0:
             raise MemoryError("no memory for a segment")
@@ -251,7 +258,7 @@ class Segment:
         else:
             fd = target if isinstance(target, int) else target.fileno() if hasattr(target, "fileno") else None
             if not isinstance(fd, int) or isinstance(fd, bool) or not 0 <= fd < 2**31:
-                raise TypeError(f"target must be a name, a Handle or a descriptor, not {target!r}")
+                raise TypeError(f"target must be a name, a Handle or a descriptor, not {target!r:.80}")
             self._take(fd, ffi.NULL, kind, flags, f"{_AT_DESCRIPTOR}{fd}")
 
     def _attach_handle(self, handle: Handle, kind: int, flags: int) -> None:
@@ -561,7 +568,10 @@ def _failed(
         )
     hint = ""
     if number == errno.EEXIST:
-        hint = f"; the name is taken: attach it, or see `corelane shm list` ({path})"
+        hint = (
+            f"; the name is taken ({path}): attach it, or see who has it with `corelane shm list`; if nobody has, "
+            "because its maker was killed, `corelane shm clean` removes it"
+        )
     elif number == errno.ENOENT:
         hint = f"; there is no {path}" if os.path.isdir(DIRECTORY) else f"; there is no {DIRECTORY} here"
     elif number == errno.ENOSPC:

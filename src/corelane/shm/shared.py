@@ -17,7 +17,7 @@ import weakref
 from corelane._ffi import ffi, lib
 from corelane._values import seconds
 from corelane.errors import Corrupted, NotSupported, ShmError, shm_failed
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, use_makers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Shared:
         _segment: Segment
 
         def _leave(self) -> None: ...
+
+    def __init__(self, *unused: object, **options: object) -> None:
+        raise use_makers(type(self))
 
     # ---- what it is ----
 

@@ -88,7 +88,7 @@ class Primitive(Bells):
     @classmethod
     def _of(cls, segment: Segment, spin: float | None) -> Self:
         core = open_core(segment, getattr(lib, f"{cls._TYPE}_open"), cls._TYPE, lib.cl_sync_free)
-        made = cls()
+        made = cls.__new__(cls)
         made._core, made._segment, made._spin, made._bells = core, segment, spin, {}
         made._bind(int(ffi.cast("uintptr_t", core)), core)
         lib.cl_sync_set_spin(core, spin_ns("spin", spin))
