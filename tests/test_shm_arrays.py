@@ -1,5 +1,6 @@
 """numpy arrays in shared memory: of every kind, attached elsewhere, copied by nobody."""
 
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -132,3 +133,42 @@ def test_what_an_array_says_is_not_believed(said):
     os.pwrite(array.segment.fileno(), said.ljust(3000, b"\0"), 256)
     with pytest.raises(cl.Corrupted, match="does not say what array it is"):
         shm.attach_array(array.segment)
+
+
+def _write(whole, part, backwards, looked_at):
+    whole[0, 0] = 1
+    part[:] = 2
+    backwards[0] = 3
+    assert not looked_at.flags.writeable
+    assert looked_at.tolist() == whole[0].tolist()
+
+
+@pytest.mark.usefixtures("stops_the_tracker")
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_process_that_is_started_with_one_has_the_same_memory(method):
+    frames = shm.array((3, 4), "i4")
+    looked_at = frames[0]
+    looked_at.flags.writeable = False
+    arguments = (frames, frames[1:, 2], frames[0][::-1], looked_at)
+    worker = multiprocessing.get_context(method).Process(target=_write, args=arguments)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert frames.tolist() == [[1, 0, 0, 3], [0, 0, 2, 0], [0, 0, 2, 0]]
+
+
+@pytest.mark.usefixtures("stops_the_tracker")
+def test_what_was_computed_is_copied_to_a_process_that_is_started():
+    frames = shm.array(5, "i4")
+    closed = shm.array(5, "i4")
+    closed.segment.close()
+    worker = multiprocessing.get_context("spawn").Process(target=_fill, args=(frames + 1, closed, frames[2:2]))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert closed.tolist() == [0] * 5
+
+
+def _fill(computed, closed, empty):
+    assert (computed.segment, closed.segment, empty.size) == (None, None, 0)
+    computed[:] = closed[:] = 7

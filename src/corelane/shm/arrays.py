@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 
 from corelane._ffi import lib
 from corelane.errors import Corrupted
-from corelane.shm.segment import Handle, Segment
+from corelane.shm.segment import Handle, Segment, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class SharedArray(np.ndarray[Any, Any]):
 
     `segment` is the Segment it is in, for `close`, `unlink`, its name; `handle` is what another process attaches it by.
     What is computed from it is an array of its own: `segment` is None there. Pickling it copies the data, as that of
-    any array; pickle its `handle` to share them.
+    any array; pickle its `handle` to share them. But a process that multiprocessing starts has the same memory, however
+    it is started, if it is given the array, or a part of it, as an argument.
     """
 
     segment: Segment | None = None
@@ -56,6 +57,30 @@ class SharedArray(np.ndarray[Any, Any]):
         if self.segment is None:
             raise ValueError("this array is not in shared memory: copy it into one made by shm.array")
         return self.segment.handle
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        segment = self.segment
+        if segment is None or segment.closed or started() is None:
+            return super().__reduce_ex__(protocol)
+        begin = np.frombuffer(segment.buf, "u1").__array_interface__["data"][0]
+        offset = self.__array_interface__["data"][0] - begin
+        return _given, (segment, self.dtype, self.shape, offset, self.strides, self.flags.writeable)
+
+
+def _given(
+    segment: Segment,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    offset: int,
+    strides: tuple[int, ...],
+    writeable: bool,
+) -> SharedArray:
+    """In a process that has been started: the argument, in the memory of who gave it."""
+    made = SharedArray(shape, dtype, segment.buf, offset, strides)
+    made.segment = segment
+    if not writeable:
+        made.flags.writeable = False
+    return made
 
 
 def array(shape: int | Sequence[int], dtype: DTypeLike = "f8", name: str | None = None, **options: Any) -> SharedArray:

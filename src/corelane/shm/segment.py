@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on", "use_makers"]
+__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on", "started", "use_makers"]
 
 # What segments hold, as people call it.
 KINDS = {
@@ -95,11 +95,15 @@ def use_makers(kind: type) -> TypeError:
     return TypeError(f"{kind.__name__} is made by {kind.__name__}.create() or {kind.__name__}.attach(), not by a call")
 
 
+def started() -> Any:
+    """The child of multiprocessing that is being started here, if what is pickled now is for one."""
+    context = sys.modules.get("multiprocessing.context")
+    return None if context is None else context.get_spawning_popen()
+
+
 def passed_on(segment: Segment) -> Handle | Passed:
     """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
-    handle = segment.handle
-    context = sys.modules.get("multiprocessing.context")
-    popen = None if context is None else context.get_spawning_popen()
+    handle, popen = segment.handle, started()
     # One that is read-only may be attached for writing by its Handle. And no number can be passed twice.
     if popen is None or segment.readonly or segment.fileno() in getattr(popen, "_fds", ()):
         return handle
