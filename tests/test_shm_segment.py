@@ -737,3 +737,23 @@ def test_an_array_that_is_refused_is_not_printed_whole():
     with pytest.raises(TypeError, match="target must be a name") as again:
         shm.attach_array(frames)
     assert max(len(str(caught.value)), len(str(again.value))) < 300
+
+
+def _is_read_only(objects):
+    segments = [each.queues[0].segment if isinstance(each, cl.QueuePool) else each.segment for each in objects]
+    assert [segment.readonly for segment in segments] == [True] * len(objects)
+
+
+@pytest.mark.usefixtures("stops_the_tracker")
+def test_one_that_is_read_only_is_so_where_it_is_passed_on(name):
+    made = [cl.QueuePool.create(queues=2, slots=2, slot_size=16, name=name)]
+    made += [make() for kind, make in KINDS.items() if kind != "QueuePool"]
+    looking = [type(each).attach(name if isinstance(each, cl.QueuePool) else each, readonly=True) for each in made]
+    _is_read_only(looking)
+    _is_read_only([pickle.loads(pickle.dumps(each)) for each in looking])
+    worker = multiprocessing.get_context("spawn").Process(target=_is_read_only, args=(looking,))
+    worker.start()
+    for each in [*looking, *made]:
+        each.close()
+    worker.join()
+    assert worker.exitcode == 0

@@ -371,7 +371,7 @@ class BufferPool(Bells, _Calls):
         return PoolStats(**counts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), passed_on(self._segment))
+        return _attached, (type(self), passed_on(self._segment), self._segment.readonly)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -563,5 +563,5 @@ def _holders(report: Any) -> dict[int, int]:
     return found
 
 
-def _attached(cls: type[BufferPool], passed: Any) -> BufferPool:
-    return cls.attach(passed)
+def _attached(cls: type[BufferPool], passed: Any, readonly: bool) -> BufferPool:
+    return cls.attach(passed, readonly=readonly)

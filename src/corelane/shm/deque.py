@@ -275,7 +275,7 @@ class Deque(Shared, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), passed_on(self._segment), self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._spin, self._segment.readonly)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -577,5 +577,5 @@ class Claimed(_Held):
             self._drop(Deque._give_back)
 
 
-def _attached(cls: type[Deque], passed: Any, spin: float | None) -> Deque:
-    return cls.attach(passed, spin=spin)
+def _attached(cls: type[Deque], passed: Any, spin: float | None, readonly: bool) -> Deque:
+    return cls.attach(passed, spin=spin, readonly=readonly)

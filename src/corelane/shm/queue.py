@@ -335,7 +335,7 @@ class Queue(Bells, _Calls):
         return int(rc)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), passed_on(self._segment), self._policy, self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._policy, self._spin, self._segment.readonly)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -711,5 +711,5 @@ class _Sending:
         return True
 
 
-def _attached(cls: type[Queue], passed: Any, policy: str, spin: float | None) -> Queue:
-    return cls.attach(passed, policy=policy, spin=spin)
+def _attached(cls: type[Queue], passed: Any, policy: str, spin: float | None, readonly: bool) -> Queue:
+    return cls.attach(passed, policy=policy, spin=spin, readonly=readonly)

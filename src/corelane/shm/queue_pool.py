@@ -222,6 +222,7 @@ class QueuePool:
             tuple(passed_on(queue.segment) for queue in self._queues),
             self._policy,
             self._spin,
+            self._queues[0].segment.readonly,
         )
 
     def __repr__(self) -> str:
@@ -461,5 +462,7 @@ def _check_pool(found: list[Queue]) -> None:
         raise Corrupted(f"{found[0]!r} and those after it are not of one pool: remove them and make it anew")
 
 
-def _attached(cls: type[QueuePool], passed: tuple[Any, ...], policy: str, spin: float | None) -> QueuePool:
-    return cls.attach(passed, policy=policy, spin=spin)
+def _attached(
+    cls: type[QueuePool], passed: tuple[Any, ...], policy: str, spin: float | None, readonly: bool
+) -> QueuePool:
+    return cls.attach(passed, policy=policy, spin=spin, readonly=readonly)

@@ -278,7 +278,7 @@ class Ring(Bells, _Calls):
         return RingStats(int(out.capacity), int(out.depth), int(out.most), sides[0], sides[1], int(out.dropped))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), passed_on(self._segment), self._spin, self._policy)
+        return _attached, (type(self), passed_on(self._segment), self._spin, self._policy, self._segment.readonly)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -627,5 +627,5 @@ class Ring(Bells, _Calls):
             yield found
 
 
-def _attached(cls: type[Ring], passed: Any, spin: float | None, policy: str) -> Ring:
-    return cls.attach(passed, spin=spin, policy=policy)
+def _attached(cls: type[Ring], passed: Any, spin: float | None, policy: str, readonly: bool) -> Ring:
+    return cls.attach(passed, spin=spin, policy=policy, readonly=readonly)

@@ -104,8 +104,7 @@ def started() -> Any:
 def passed_on(segment: Segment) -> Handle | Passed:
     """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
     handle, popen = segment.handle, started()
-    # One that is read-only may be attached for writing by its Handle. And no number can be passed twice.
-    if popen is None or segment.readonly or segment.fileno() in getattr(popen, "_fds", ()):
+    if popen is None or segment.fileno() in getattr(popen, "_fds", ()):  # no number can be passed twice
         return handle
     from multiprocessing.reduction import DupFd
 

@@ -137,7 +137,7 @@ class Primitive(Bells):
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (type(self), passed_on(self._segment), self._spin)
+        return _attached, (type(self), passed_on(self._segment), self._spin, self._segment.readonly)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name is not None else ""
@@ -198,5 +198,5 @@ def pid_or_none(rc: int) -> int | None:
     return -1 if rc == lib.CL_SYNC_UNKNOWN else int(rc) if rc > 0 else None
 
 
-def _attached(cls: type[Primitive], passed: Any, spin: float | None) -> Primitive:
-    return cls.attach(passed, spin=spin)
+def _attached(cls: type[Primitive], passed: Any, spin: float | None, readonly: bool) -> Primitive:
+    return cls.attach(passed, spin=spin, readonly=readonly)
