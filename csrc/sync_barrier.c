@@ -18,7 +18,11 @@
  *
  *     A: reads generation 7     B: resets it, 8     A: claims slot 0 for 7, looks: 8, and 7 was not whole: comes again
  *
- * It cannot take one that somebody has in the present generation: its CAS expects what it read before. */
+ * It cannot take one that somebody has in the present generation. Whoever is about to claim a slot has read it, and after that the
+ * state: if that still says its generation, what it read is of no later one, and its CAS expects just that. With the state read only
+ * before, somebody would wait whom nobody counts:
+ *
+ *     A: reads generation 7     7 is over; B: claims slot 0 for 8     A: reads slot 0: not of 7; claims it for 7: B is gone */
 #include "sync.h"
 
 #define COUNT_BITS CL__GENERATION_BITS
@@ -96,8 +100,8 @@ int64_t cl_barrier_look(const cl_barrier *barrier, uint64_t generation)
     return (state & COUNT_MASK) >= distance ? 1 : -EPIPE;
 }
 
-/* Our place in that generation, or -EAGAIN: look again: all are taken, or somebody was found dead. The last one to come asks for
- * all before it claims: those who have come and died since would not be missed, as nobody waits for them any more. */
+/* Our place in that generation, or -EAGAIN: look again: all are taken, it is over, or somebody was found dead. The last one to come
+ * asks for all before it claims: those who have come and died since would not be missed, as nobody waits for them any more. */
 static int64_t arrive_in(cl_barrier *barrier, uint64_t generation)
 {
     for (int64_t i = 0, has_asked = 0; i < barrier->plan.count;) {
@@ -106,13 +110,20 @@ static int64_t arrive_in(cl_barrier *barrier, uint64_t generation)
         CL_FAULT(235);
         if (is_of(slot, generation)) {
             i++;
-        } else if (i > 0 && i == barrier->plan.count - 1 && !has_asked++) {
+            continue;
+        }
+        if (generation_of(state_now(barrier)) != generation) /* after the slot: see above */
+            return -EAGAIN;
+        if (i > 0 && i == barrier->plan.count - 1 && !has_asked++) {
             int64_t dead = cl__members_recover(&barrier->members);
             if (dead != 0)
                 return dead < 0 ? dead : -EAGAIN;
-        } else if (cl__swap_if_ordered(&barrier->slots[i], &slot, generation << CL__OWNER_BITS | barrier->members.me)) {
-            return i; /* partner: other claims, and is_whole() */
+            continue;
         }
+        CL_FAULT(240);
+        /* partner: other claims, and is_whole() */
+        if (cl__swap_if_ordered(&barrier->slots[i], &slot, generation << CL__OWNER_BITS | barrier->members.me))
+            return i;
     }
     return -EAGAIN;
 }

@@ -1,0 +1,84 @@
+/* Interleavings of participants, each as it is told: at a fault point of one, others do something. Its core is built with
+ * faults.h. */
+#include "sync.h"
+
+enum { HANDLES = 3 };
+
+static handle all[HANDLES];
+static int hook_point;
+static void (*hook)(void);
+
+void cl_fault(int point);
+void cl_fault(int point)
+{
+    if (!hook || point != hook_point)
+        return;
+    void (*work)(void) = hook;
+    hook = NULL; /* once, and not in itself */
+    work();
+}
+
+static void begin(int kind, int64_t count, int point, void (*work)(void))
+{
+    all[0] = make(kind, count, HANDLES);
+    for (int i = 1; i < HANDLES; i++)
+        all[i] = attach_to(&all[0]);
+    hook_point = point;
+    hook = work;
+}
+
+static void finish(void)
+{
+    CHECK(!hook);
+    for (int i = HANDLES - 1; i >= 0; i--)
+        drop(&all[i]);
+}
+
+/* ---- barriers: one has read which generation it is, and goes on when that is over ---------------------------------------- */
+
+static cl_barrier_ticket early; /* of whoever has come in the next generation meanwhile */
+
+static cl_barrier_ticket arrive(int who)
+{
+    cl_barrier_ticket ticket = {0};
+    CHECK_IS(cl_barrier_arrive(all[who].sync, &ticket), 0);
+    return ticket;
+}
+
+static void others_pass(void)
+{
+    arrive(1);
+    arrive(2);
+    early = arrive(1);
+}
+
+static void others_reset(void)
+{
+    arrive(1);
+    CHECK_IS(cl_barrier_reset(all[2].sync), 0);
+    early = arrive(1);
+}
+
+static void nobodys_place_is_taken(int point, void (*work)(void))
+{
+    say_about("a barrier whose generation is over at point %d", point);
+    begin(CL_SEGMENT_BARRIER, 2, point, work);
+    cl_barrier_ticket late = arrive(0);
+    CHECK_IS(late.generation, 1);
+    CHECK_IS(early.generation, 1);
+    CHECK_IS(early.index + late.index, 1);
+    CHECK_IS(cl_barrier_look(all[0].sync, late.generation), 1);
+    CHECK_IS(cl_barrier_look(all[1].sync, early.generation), 1);
+    finish();
+}
+
+int main(void)
+{
+    const int points[] = {234, 235, 240};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        nobodys_place_is_taken(points[i], others_pass);
+        nobodys_place_is_taken(points[i], others_reset);
+    }
+    puts("ok");
+    return 0;
+}
