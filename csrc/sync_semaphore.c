@@ -2,7 +2,14 @@
  *
  *     0 --- claim (CAS) ---> x --- release, or x died (CAS) ---> 0
  *
- * A mere count would be shorter, and wrong from the first death on: nobody could say how many of it were the dead one's. */
+ * A mere count would be shorter, and wrong from the first death on: nobody could say how many of it were the dead one's.
+ *
+ * Threads of one object have their permits in common: each gives back one, whichever. So who looks for one may miss what there is:
+ *
+ *     A, to give back 1: 0 is free     B: takes 0; gives back 1     A: 1 is free: has it none?
+ *
+ * Without a claim in between, what is ours while A looks only grows less, down to the one that A may give back; so A finds it, or
+ * there was a claim, which is counted, and A looks again. */
 #include "sync.h"
 
 /* Which is looked at first is a hint; with it, those that come and go seldom look at more than one. */
@@ -23,6 +30,7 @@ static int64_t claim(cl_semaphore *semaphore)
         /* partner: other claims, release, and the CAS in clear_permits */
         if (word == 0 && cl__swap_if_ordered(&semaphore->slots[at], &word, semaphore->members.me)) {
             cl__store_relaxed(&semaphore->hint, (uint32_t)at); /* partner: this process's threads */
+            cl__add_relaxed(&semaphore->claims, 1); /* partner: release; it is before the CAS by which we give back */
             return 0;
         }
     }
@@ -49,25 +57,37 @@ int64_t cl_semaphore_acquire(cl_semaphore *semaphore, int64_t deadline)
     return cl__sync_acquire(semaphore, cl_semaphore_try, deadline);
 }
 
-int64_t cl_semaphore_release(cl_semaphore *semaphore)
+static int64_t give_back_one(cl_semaphore *semaphore)
 {
-    int64_t rc = cl__members_is_joined(&semaphore->members);
-    if (__builtin_expect(rc < 0, 0))
-        return rc;
     uint64_t first = cl__load_relaxed(&semaphore->hint); /* partner: this process's threads */
     for (int64_t i = 0; i < semaphore->plan.count; i++) {
         int64_t at = slot_after(semaphore, first, i);
         CL_FAULT(213);
-        uint64_t word = cl__load_relaxed(&semaphore->slots[at]); /* partner: none: if it is ours, we wrote it */
+        /* Partner: the CAS of another thread of ours that gave it back: its claim is counted for us, then. */
+        uint64_t word = cl__load_acquire(&semaphore->slots[at]);
         CL_FAULT(214);
         /* W1; a CAS, as another thread of ours may give back the same one. partner: the claims, and the look of who sleeps */
         if (word == semaphore->members.me && cl__swap_if_ordered(&semaphore->slots[at], &word, 0)) {
             cl__store_relaxed(&semaphore->shared->state, (uint64_t)at); /* partner: claim; a hint */
-            cl__sync_gave_back(semaphore);
             return 0;
         }
     }
     return -EPERM;
+}
+
+int64_t cl_semaphore_release(cl_semaphore *semaphore)
+{
+    uint32_t claims;
+    int64_t rc = cl__members_is_joined(&semaphore->members);
+    if (__builtin_expect(rc < 0, 0))
+        return rc;
+    do {
+        claims = cl__load_acquire(&semaphore->claims); /* partner: claim; before all that we look at */
+        rc = give_back_one(semaphore);
+    } while (rc < 0 && cl__load_relaxed(&semaphore->claims) != claims); /* partner: claim */
+    if (rc == 0)
+        cl__sync_gave_back(semaphore);
+    return rc;
 }
 
 /* A cl__clear. */

@@ -5,13 +5,13 @@
 enum { HANDLES = 3 };
 
 static handle all[HANDLES];
-static int hook_point;
+static int hook_point, hook_passes; /* there, after so many times */
 static void (*hook)(void);
 
 void cl_fault(int point);
 void cl_fault(int point)
 {
-    if (!hook || point != hook_point)
+    if (!hook || point != hook_point || hook_passes-- > 0)
         return;
     void (*work)(void) = hook;
     hook = NULL; /* once, and not in itself */
@@ -72,8 +72,38 @@ static void nobodys_place_is_taken(int point, void (*work)(void))
     finish();
 }
 
+/* ---- semaphores: threads of one handle, each of which gives back what it has taken --------------------------------------- */
+
+static void threads_take_and_give_back(void)
+{
+    CHECK_IS(cl_semaphore_try(all[0].sync, 0), 0); /* one of them: 2 */
+    CHECK_IS(cl_semaphore_try(all[0].sync, 0), 0); /* another: 0 */
+    CHECK_IS(cl_semaphore_release(all[0].sync), 0); /* that one: 0 */
+    CHECK_IS(cl_semaphore_release(all[0].sync), 0); /* the first: 1, as good as 2, which is left for us */
+    CHECK_IS(cl_semaphore_holder(all[0].sync, 2), getpid());
+}
+
+static void every_permit_is_found(void)
+{
+    say_about("a semaphore whose permits change hands while one is given back");
+    begin(CL_SEGMENT_SEMAPHORE, 3, 213, NULL);
+    CHECK_IS(cl_semaphore_try(all[1].sync, 0), 0);
+    CHECK_IS(cl_semaphore_try(all[0].sync, 0), 0); /* permit 1, which is ours */
+    CHECK_IS(cl_semaphore_try(all[0].sync, 0), 0);
+    CHECK_IS(cl_semaphore_release(all[1].sync), 0);
+    CHECK_IS(cl_semaphore_release(all[0].sync), 0); /* 2: there we begin to look */
+    hook = threads_take_and_give_back;
+    hook_passes = 2; /* we have seen 2 and 0, and are about to look at 1 */
+    CHECK_IS(cl_semaphore_release(all[0].sync), 0);
+    CHECK_IS(look(&all[0]).mine, 0);
+    CHECK_IS(look(&all[0]).free, 3);
+    CHECK_IS(cl_semaphore_release(all[0].sync), -EPERM);
+    finish();
+}
+
 int main(void)
 {
+    every_permit_is_found();
     const int points[] = {234, 235, 240};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         nobodys_place_is_taken(points[i], others_pass);
