@@ -342,8 +342,9 @@ int64_t cl__lease_open_bare(int fd); /* a description that holds nothing: for ta
 int64_t cl__segment_take_part(cl_segment *segment, int part); /* 1, or 0: somebody has it */
 void cl__segment_drop_part(cl_segment *segment, int part);
 int64_t cl__segment_part_is_held(const cl_segment *segment, int part); /* by anybody, also by ourselves */
-/* Never 0, and another one in the child of a fork: the parts that the parent has taken are not the child's. */
-const uint32_t *cl__segment_generation(const cl_segment *segment);
+/* Never 0; another one in the child of a fork, for the parts that the parent has taken are not the child's; and another one when the
+ * segment was let go of, as its parts may be somebody else's since: who held one there must not give up, or go on as, that one. */
+const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment);
 int cl__segment_fd(const cl_segment *segment);
 /* No fork between these two: a child would have what is open, and its locks with it. Take no part between them. */
 void cl__segments_hold_still(void);

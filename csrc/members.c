@@ -107,7 +107,7 @@ static int64_t join_as(cl__members *members, int32_t index)
     CL_FAULT(125);
     cl__store_release(&shared->table[index].pid, cl__sys_getpid()); /* partner: the acquires of those who ask all */
     members->me = (uint32_t)index;
-    members->joined = *members->generation;
+    members->joined = cl__load_relaxed(members->generation); /* partner: none, of this process only */
     return 1;
 }
 

@@ -37,7 +37,7 @@ typedef struct cl__members {
     /* Callers lock those who join and leave; but a thread that waits meanwhile looks whether we are still there. */
     _Atomic uint32_t me;        /* our index, or 0 */
     _Atomic uint32_t joined;    /* in which generation of the segment's lease: the child of a fork has another */
-    const uint32_t *generation;
+    const _Atomic uint32_t *generation;
     cl__clear *clear;
     void *object;
     _Atomic int64_t owner_asked_at, all_asked_at, ask_all_every; /* ns */
@@ -55,11 +55,11 @@ static inline int64_t cl__members_size(int32_t count)
 /* `clear` gets `object`. `memory`: cl__members_size(count) bytes, at a multiple of 64. */
 void cl__members_open(cl__members *members, cl_segment *segment, void *memory, int32_t count, cl__clear *clear, void *object);
 
-/* 0, -ENOTCONN, or -ESTALE: we were, before we were forked. */
+/* 0, -ENOTCONN, or -ESTALE: we were, before we were forked, or the segment was let go of. */
 static inline int64_t cl__members_is_joined(const cl__members *members)
 {
     uint32_t me = cl__load_relaxed(&members->me); /* these are of this process only */
-    if (__builtin_expect(me && cl__load_relaxed(&members->joined) == *members->generation, 1))
+    if (__builtin_expect(me && cl__load_relaxed(&members->joined) == cl__load_relaxed(members->generation), 1))
         return 0;
     return me ? -ESTALE : -ENOTCONN;
 }

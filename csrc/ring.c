@@ -219,7 +219,7 @@ int64_t cl_ring_take(cl_ring *ring, int32_t which)
         return 0;
     if (ring->read_only)
         return -EACCES;
-    uint32_t generation = *ring->generation;
+    uint32_t generation = cl__load_relaxed(ring->generation);
     int64_t rc = ring->has_membarrier ? cl__membarrier_register() : 0; /* before we publish anything */
     if (rc < 0)
         return rc;

@@ -48,7 +48,7 @@ typedef struct cl__side {
 struct cl_ring {
     cl__side sides[CL_RING_SIDES];
     cl_segment *segment;
-    const uint32_t *generation;
+    const _Atomic uint32_t *generation;
     cl__control *shared;
     uint8_t *records;
     uint64_t capacity, mask;
@@ -64,7 +64,8 @@ int64_t cl__ring_why_not(const cl_ring *ring, const cl__side *mine);
 
 static inline int cl__ring_is_ours(const cl_ring *ring, const cl__side *mine)
 {
-    return cl__load_relaxed(&mine->generation) == *ring->generation; /* a local matter: the fork handler's child is alone */
+    /* A local matter: the fork handler's child is alone. */
+    return cl__load_relaxed(&mine->generation) == cl__load_relaxed(ring->generation);
 }
 
 /* As it is published. Partners: the releases in commit_all and release_all. */

@@ -41,7 +41,7 @@ struct cl_segment {
     uint8_t *base;
     size_t mapped;
     int fd, lease;
-    uint32_t generation;
+    _Atomic uint32_t generation;
     int64_t reserved; /* bytes, while it is made */
     cl_segment_report report;
     struct cl_segment *next, *previous; /* of those with a lease */
@@ -73,7 +73,7 @@ static void hold_anew(void)
         close(inherited);
         if (each->lease < 0) /* it has perhaps taken the last free number */
             each->lease = (int)cl__lease_open(each->fd);
-        each->generation++;
+        cl__add_relaxed(&each->generation, 1); /* partner: none, this thread is alone */
     }
     unlock_held();
 }
@@ -110,6 +110,7 @@ static void give_up_lease(cl_segment *segment)
             held = segment->next;
         if (segment->next)
             segment->next->previous = segment->previous;
+        cl__add_relaxed(&segment->generation, 1); /* partner: this process's threads; before anybody else can have our parts */
         if (segment->lease >= 0)
             close(segment->lease);
     }
@@ -141,7 +142,7 @@ int64_t cl__segment_part_is_held(const cl_segment *segment, int part)
     return cl__lease_part_is_held(segment->fd, part);
 }
 
-const uint32_t *cl__segment_generation(const cl_segment *segment)
+const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment)
 {
     return &segment->generation;
 }
@@ -169,7 +170,7 @@ int64_t cl_segment_new(cl_segment **out)
     if (!segment)
         return -ENOMEM;
     segment->fd = segment->lease = -1;
-    segment->generation = 1;
+    atomic_init(&segment->generation, 1);
     segment->report.fd = -1;
     *out = segment;
     return 0;

@@ -81,6 +81,27 @@ static void tells_of_deaths(void)
     drop(&one);
 }
 
+/* Its lease ends with its segment, also if nobody has left: then its place, and what is held there, may be another's. */
+static void is_nobody_without_its_segment(void)
+{
+    say_about("a lock whose segment was let go of");
+    handle one = make(CL_SEGMENT_MUTEX, 1, 3), two = attach_to(&one);
+    int64_t place = look(&one).me;
+    CHECK_IS(cl_lock_try(one.sync, 0), 0);
+    cl_segment_let_go(one.segment);
+    CHECK_IS(cl_lock_release(one.sync, 0), -ESTALE);
+    CHECK_IS(cl_lock_try(one.sync, 0), -ESTALE);
+    CHECK_IS(cl_sync_recover(two.sync), 1);
+    handle three = attach_to(&two);
+    CHECK_IS(look(&three).me, place);
+    CHECK_IS(cl_lock_try(three.sync, 0), getpid()); /* it was held */
+    CHECK_IS(cl_lock_try(one.sync, 0), -ESTALE);
+    drop(&one);
+    CHECK_IS(cl_lock_is_held(three.sync), 1); /* nobody has left in its name */
+    CHECK_IS(cl_lock_try(two.sync, 0), -EAGAIN);
+    drop(&three), drop(&two);
+}
+
 static void comes_soon_after_a_death(void)
 {
     say_about("a waiter gets a lock soon after its holder's death");
@@ -480,6 +501,7 @@ int main(void)
 {
     is_a_lock();
     tells_of_deaths();
+    is_nobody_without_its_segment();
     comes_soon_after_a_death();
     another_thread_may_not_release();
     lets_others_have_a_turn();
