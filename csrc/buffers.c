@@ -570,9 +570,9 @@ static int64_t give_back(cl_buffers *pool, int64_t index)
 static int64_t trim_one(cl_buffers *pool, int64_t index, int64_t idle_ns)
 {
     cl__block *block = &pool->blocks[index];
-    /* Looks only: NEW decides. */
-    if (cl__load_relaxed(&block->word) || cl__load_relaxed(&block->is_absent) ||
-        cl__sys_now_coarse() - cl__load_relaxed(&block->used_at) < idle_ns)
+    int64_t before = cl__sys_now_coarse() - (idle_ns > 0 ? idle_ns : 0);
+    /* Looks only: NEW decides. What is read is compared, and nothing is taken from it: a stranger may have written it. */
+    if (cl__load_relaxed(&block->word) || cl__load_relaxed(&block->is_absent) || cl__load_relaxed(&block->used_at) > before)
         return 0;
     int64_t rc = enter(pool);
     if (rc < 0)
