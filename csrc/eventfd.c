@@ -109,12 +109,16 @@ static int64_t open_fifo(const char *directory, int semaphore)
     static _Atomic uint32_t names;
     char path[PATH_MAX];
     struct stat file;
+    int rc;
     do {
         uint32_t number = cl__add_relaxed(&names, 1); /* partner: none, it is only to be another one */
         int length = snprintf(path, sizeof path, "%s/corelane-event-%lld-%u", directory, (long long)cl__sys_getpid(), number);
         if (length >= (int)sizeof path)
             return -ENAMETOOLONG;
-    } while (mkfifo(path, S_IRUSR | S_IWUSR) < 0 && errno == EEXIST);
+        rc = mkfifo(path, S_IRUSR | S_IWUSR);
+    } while (rc < 0 && errno == EEXIST);
+    if (rc < 0)
+        return -errno;
     int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
     int error = fd < 0 ? errno : 0;
     unlink(path);

@@ -255,6 +255,8 @@ static void refused(void)
     }
     CHECK_IS(cl_eventfd_attach(event, 99), -EBADF);
     CHECK_IS(cl_eventfd_open(event, 0, CL_EVENTFD_FIFO, "/no/such/directory"), -ENOENT);
+    int why = mkfifo("/sys/corelane-event-none", S_IRUSR) < 0 ? errno : EPERM; /* and not why there is none to be opened */
+    CHECK_IS(cl_eventfd_open(event, 0, CL_EVENTFD_FIFO, "/sys"), -why);
     uint64_t count = 0;
     CHECK_IS(cl_eventfd_wait(event, 0, &count), -EBADF);
     CHECK_IS(cl_eventfd_signal(event, 1, 0, &count), -EBADF);
