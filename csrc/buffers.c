@@ -543,7 +543,8 @@ int64_t cl_buffers_recall_all(cl_buffers *pool)
     if (rc < 0)
         return rc;
     for (int64_t index = 0; index < pool->plan.blocks; index++) {
-        while (recall(pool, index, 0))
+        /* There are no more, and nobody can send for us now; but a stranger may write that we have. */
+        for (int tries = 0; tries < CL_BUFFERS_TOKENS && recall(pool, index, 0); tries++)
             count++;
     }
     pthread_mutex_unlock(&pool->lock);

@@ -281,8 +281,31 @@ static void a_bell_that_is_another_one(void)
     finish(0);
 }
 
+static int times_sent;
+
+/* A stranger, who writes that we have sent it once more. */
+static void one_seems_to_have_sent(void)
+{
+    atomic_store_explicit(&one.pool->blocks[0].word, cl__with_tokens(0, 1, 1), memory_order_seq_cst);
+    if (++times_sent < 10 * CL_BUFFERS_TOKENS)
+        at(280, one_seems_to_have_sent);
+}
+
+static void recalling_comes_to_an_end(void)
+{
+    say_about("a stranger who sends in our name while we recall");
+    begin(1);
+    times_sent = 0;
+    one_seems_to_have_sent();
+    CHECK_IS(cl_buffers_recall_all(one.pool), CL_BUFFERS_TOKENS); /* there are no more of a block at once */
+    hook = NULL;
+    CHECK_IS(cl_buffers_recall_all(one.pool), 1);
+    finish(0);
+}
+
 int main(void)
 {
+    recalling_comes_to_an_end();
     a_place_that_comes_free_on_the_way();
     a_bell_that_is_another_one();
     a_handle_that_becomes_stale_on_the_way(291, two_releases, 0);
