@@ -163,6 +163,28 @@ def test_a_closed_one_is_refused(kind):
 
 
 @every_kind
+def test_one_that_another_thread_is_closing_is_closed_not_read_only(kind):
+    one = MAKE[kind]()
+    one._leave()  # the first step of close(), which gives up its place
+    for use in [*USES[kind], lambda x: asyncio.run(WAITS[kind](x))]:
+        with pytest.raises(ValueError, match="was closed"):
+            use(one)
+    one.close()
+
+
+@every_kind
+def test_one_whose_segment_was_closed_is_refused(kind):
+    one = MAKE[kind]()
+    other = getattr(cl, kind).attach(one)
+    one.segment.close()
+    for use in [*USES[kind], lambda x: x.recover(), lambda x: x.register(), lambda x: asyncio.run(WAITS[kind](x))]:
+        with pytest.raises(ValueError, match="closed"):
+            use(one)
+    assert other.recover() == 1
+    other.close()
+
+
+@every_kind
 def test_a_read_only_one_is_looked_at(kind, name):
     with closing(MAKE[kind](name)), closing(getattr(cl, kind).attach(name, readonly=True)) as reader:
         for use in [*USES[kind], lambda x: x.register(), lambda x: asyncio.run(WAITS[kind](x))]:

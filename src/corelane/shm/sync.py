@@ -151,7 +151,7 @@ class Primitive(Bells):
         if rc == -errno.ESTALE:
             return self._use_after_fork()
         if rc in (-errno.EACCES, -errno.ENOTCONN):
-            return shm_failed(errno.EACCES, f"{self!r} was attached read-only: it can only be looked at")
+            return self._not_a_member(rc)
         return shm_failed(-rc, f"{self!r}: {os.strerror(-rc)}")
 
     def _refused(self, rc: int, *unused: object) -> None:
