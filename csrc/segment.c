@@ -40,7 +40,8 @@ typedef struct header {
 struct cl_segment {
     uint8_t *base;
     size_t mapped;
-    int fd, lease;
+    _Atomic int fd; /* who waits may ask by it while another thread lets go: what it asks of another file does not matter */
+    int lease;
     _Atomic uint32_t generation;
     int64_t reserved; /* bytes, while it is made */
     cl_segment_report report;
@@ -139,7 +140,7 @@ void cl__segment_drop_part(cl_segment *segment, int part)
 
 int64_t cl__segment_part_is_held(const cl_segment *segment, int part)
 {
-    return cl__lease_part_is_held(segment->fd, part);
+    return cl__lease_part_is_held(cl__load_relaxed(&segment->fd), part); /* partner: the store in cl_segment_let_go */
 }
 
 const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment)
@@ -149,7 +150,7 @@ const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment)
 
 int cl__segment_fd(const cl_segment *segment)
 {
-    return segment->fd;
+    return cl__load_relaxed(&segment->fd); /* partner: as above; between cl__segments_hold_still and _go_on it is not closed */
 }
 
 void cl__segments_hold_still(void)

@@ -1,5 +1,6 @@
 /* Locks, semaphores, events, barriers: what each says, threads of one object and of several, deaths, memory that cannot be. */
 #include <pthread.h>
+#include <sched.h>
 
 #include "sync.h"
 
@@ -100,6 +101,35 @@ static void is_nobody_without_its_segment(void)
     CHECK_IS(cl_lock_is_held(three.sync), 1); /* nobody has left in its name */
     CHECK_IS(cl_lock_try(two.sync, 0), -EAGAIN);
     drop(&three), drop(&two);
+}
+
+/* Until it is told why it need not. */
+static void *waits_in_vain(void *argument)
+{
+    int64_t rc = acquire_lock(argument, -1);
+    return (void *)(intptr_t)rc;
+}
+
+static void is_closed_under_who_waits(void)
+{
+    for (int i = 0; i < 20; i++) {
+        say_about("a lock that is closed while a thread waits for it, %d", i);
+        pthread_t thread;
+        void *said;
+        handle one = make(CL_SEGMENT_MUTEX, 1, 3), two = attach_to(&one);
+        CHECK_IS(cl_lock_try(one.sync, 0), 0);
+        cl_sync_set_spin(two.sync, 0);
+        CHECK_IS(pthread_create(&thread, NULL, waits_in_vain, two.sync), 0);
+        while (!(one.sync->shared->wake & CL__SLEEP))
+            sched_yield();
+        usleep((useconds_t)(i * 200)); /* it asks whether the holder lives, from time to time */
+        cl_sync_leave(two.sync);
+        cl_segment_let_go(two.segment);
+        CHECK_IS(pthread_join(thread, &said), 0);
+        CHECK((intptr_t)said == -ENOTCONN || (intptr_t)said == -EBADF || (intptr_t)said == -ENOTSUP);
+        CHECK_IS(cl_lock_is_held(one.sync), 1);
+        drop(&two), drop(&one);
+    }
 }
 
 static void comes_soon_after_a_death(void)
@@ -502,6 +532,7 @@ int main(void)
     is_a_lock();
     tells_of_deaths();
     is_nobody_without_its_segment();
+    is_closed_under_who_waits();
     comes_soon_after_a_death();
     another_thread_may_not_release();
     lets_others_have_a_turn();
