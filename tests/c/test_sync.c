@@ -453,6 +453,42 @@ static void is_told_of_its_generation(void)
     drop(&one);
 }
 
+/* More come than a generation has places: whoever is late is one of the next, and of each that was whole there were so many. */
+static _Atomic int64_t passed;
+
+static void *comes_until_it_is_broken(void *argument)
+{
+    int64_t rc;
+    while ((rc = pass_barrier(argument, soon())) >= 0)
+        passed++;
+    CHECK_IS(rc, -EPIPE);
+    return NULL;
+}
+
+static void counts_who_comes(int of_one_object)
+{
+    enum { PARTIES = 2 };
+    say_about("a barrier with more who come than parties, %d", of_one_object);
+    pthread_t threads[THREADS];
+    handle one = make(CL_SEGMENT_BARRIER, PARTIES, THREADS), others[THREADS];
+    passed = 0;
+    for (int i = 0; i < THREADS; i++) {
+        others[i] = of_one_object || i == 0 ? one : attach_to(&one);
+        cl_sync_set_spin(others[i].sync, i % 2 ? 0 : 20000);
+        CHECK_IS(pthread_create(&threads[i], NULL, comes_until_it_is_broken, others[i].sync), 0);
+    }
+    for (int64_t until = now_ns() + 200 * MS; now_ns() < until;)
+        usleep(1000);
+    CHECK_IS(cl_barrier_abort(one.sync), 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK_IS(pthread_join(threads[i], NULL), 0);
+    CHECK_IS(passed, PARTIES * (int64_t)(one.sync->shared->state >> CL__GENERATION_BITS & ((1 << CL__GENERATION_BITS) - 1)));
+    CHECK(passed > 0);
+    for (int i = 1; i < THREADS && !of_one_object; i++)
+        drop(&others[i]);
+    drop(&one);
+}
+
 /* ---- memory that cannot be ---------------------------------------------------------------------------------------------- */
 
 static void stays_in_its_memory(void)
@@ -547,6 +583,7 @@ int main(void)
         with_threads(CL_SEGMENT_MUTEX, 1, counts, of_one_object);
         with_threads(CL_SEGMENT_SEMAPHORE, 2, takes_permits, of_one_object);
         with_threads(CL_SEGMENT_BARRIER, THREADS, passes, of_one_object);
+        counts_who_comes(of_one_object);
     }
     refuses();
     stays_in_its_memory();
