@@ -92,8 +92,8 @@ int64_t cl_segment_create(cl_segment *segment, const char *path, const cl_segmen
  * Blocks: as open(2), and for POPULATE and LOCK. Threads: caller locks. */
 int64_t cl_segment_attach(cl_segment *segment, int32_t fd, const char *path, int32_t kind, uint64_t layout, int32_t flags);
 
-/* Give up its lease and descriptors; the data stays mapped until the object is freed. Who takes part in what is in it leaves first: who
- * has not is dead to the others from now on, and its calls say -ESTALE.
+/* Give up its lease and descriptors; the data stays mapped until the object is freed. Who takes part in what is in it leaves
+ * first: who has not is dead to the others from now on, and its calls say -ESTALE.
  * Blocks: no. Threads: any. */
 void cl_segment_let_go(cl_segment *segment);
 
