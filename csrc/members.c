@@ -179,13 +179,22 @@ static int64_t recover(cl__members *members, uint32_t index)
     return rc;
 }
 
-/* Index 0 is nobody's, so nobody has its lease: what a scribbler wrote is cleared like what a dead one held. */
+/* Index 0 is nobody's, so nobody has its lease: what a scribbler wrote is cleared like what a dead one held.
+ *
+ * Without a lock against those who leave, as a thread that waits asks:
+ *
+ *     A: waits, asks     B: closes the object: leaves, closes the descriptor     A: it is gone, or another file's
+ *
+ * So whatever fails may only say that we are none any more. What is another file's by then leads nowhere: recover() has a lock
+ * against that. */
 static int64_t ask(cl__members *members, uint32_t index)
 {
     if (index == members->me)
         return 0;
-    int64_t held = cl__segment_part_is_held(members->segment, (int)index);
-    return held ? held < 0 ? held : 0 : recover(members, index);
+    int64_t rc = cl__segment_part_is_held(members->segment, (int)index);
+    rc = rc == 0 ? recover(members, index) : rc < 0 ? rc : 0;
+    int64_t is_left = rc < 0 ? cl__members_is_joined(members) : 0;
+    return is_left < 0 ? is_left : rc;
 }
 
 static int is_due(_Atomic int64_t *last_time, int64_t every, int64_t *now)

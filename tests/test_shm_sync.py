@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import corelane as cl
 from corelane import shm
-from corelane._ffi import PLATFORM
+from corelane._ffi import PLATFORM, lib
 from corelane.shm import around, looping
 
 pytestmark = needs_linux
@@ -786,6 +786,23 @@ def test_who_waits_no_longer_breaks_it():
             thread.join()
             assert what in str(results[0])
             barrier.reset()
+
+
+@pytest.mark.parametrize("kind", ["Lock", "Semaphore"])
+def test_who_waits_while_a_handle_is_being_closed(kind):
+    """Between the steps of `close` in another thread: it has left, its descriptor is gone, and then it is closed."""
+    one = cl.Lock.create() if kind == "Lock" else cl.Semaphore.create(1)
+    with closing(type(one).attach(one)) as other:
+        other.acquire()
+        thread, results = in_a_thread(lambda: raised(one.acquire))
+        time.sleep(0.005)  # it is in C by then, and asks every millisecond or two
+        one._leave()
+        lib.cl_segment_let_go(one.segment._core)
+        thread.join()
+        for error in (*results, raised(one.acquire), raised(one.recover)):
+            assert isinstance(error, ValueError), repr(error)
+            assert "was closed" in str(error)
+    one.close()
 
 
 @every_kind
