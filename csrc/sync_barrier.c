@@ -147,17 +147,22 @@ int64_t cl_barrier_arrive(cl_barrier *barrier, cl_barrier_ticket *ticket)
             continue;
         if (cl_barrier_look(barrier, generation) < 0 && generation_of(state_now(barrier)) != generation)
             continue; /* it was reset: see above */
-        *ticket = (cl_barrier_ticket){.generation = generation, .index = index, .is_open = 1};
+        *ticket = (cl_barrier_ticket){generation, index, .is_open = 1, .process = *barrier->members.generation};
         return 0;
     }
 }
 
+/* Not only of whoever is still registered, which cl__members_leave has broken it for: that may have been before the claim.
+ *
+ *     A: is registered     B: closes the object: none of ours has come     A: claims a place
+ *
+ * And not of whoever is registered: the child of a fork, too, after it has joined, and its copy of a task that waits ends there. */
 int64_t cl_barrier_give_up(cl_barrier *barrier, cl_barrier_ticket *ticket)
 {
     if (!ticket->is_open)
         return 1;
     ticket->is_open = 0;
-    if (cl_barrier_look(barrier, ticket->generation) == 0 && cl__members_is_joined(&barrier->members) == 0)
+    if (cl_barrier_look(barrier, ticket->generation) == 0 && ticket->process == (int64_t)*barrier->members.generation)
         break_it(barrier, ticket->generation, CL_BARRIER_GAVE_UP, cl__sys_getpid());
     return cl_barrier_look(barrier, ticket->generation) == 1;
 }

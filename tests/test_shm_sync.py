@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import corelane as cl
 from corelane import shm
-from corelane._ffi import PLATFORM, lib
+from corelane._ffi import PLATFORM, ffi, lib
 from corelane.shm import around, looping
 
 pytestmark = needs_linux
@@ -803,6 +803,41 @@ def test_who_waits_while_a_handle_is_being_closed(kind):
             assert isinstance(error, ValueError), repr(error)
             assert "was closed" in str(error)
     one.close()
+
+
+def test_a_child_does_not_give_up_for_its_parent():
+    """It has a copy of the task that waits, and drops that; also when it takes part itself."""
+    barrier = cl.Barrier.create(2)
+
+    async def main():
+        waiting = asyncio.create_task(barrier.wait_async(timeout=PATIENCE))
+        while not barrier.waiting:
+            await asyncio.sleep(0)
+
+        def child():
+            barrier.register()
+            waiting.get_coro().close()
+            assert not barrier.broken
+
+        assert os.waitpid(fork(child), 0)[1] == 0
+        assert sorted(await asyncio.gather(waiting, barrier.wait_async(timeout=PATIENCE))) == [0, 1]
+
+    asyncio.run(main())
+    barrier.close()
+
+
+def test_who_comes_while_the_handle_is_closed_is_missed():
+    barrier = cl.Barrier.create(2)
+    other, ticket = cl.Barrier.attach(barrier), ffi.new("cl_barrier_ticket *")
+    assert lib.cl_barrier_arrive(other._core, ticket) == 0
+    barrier.reset()  # nobody has come when it leaves
+    generation = ticket.generation
+    other._leave()
+    ticket.generation = generation + 1  # and the claim comes after that
+    assert lib.cl_barrier_give_up(other._core, ticket) == 0
+    assert barrier.broken
+    other.close()
+    barrier.close()
 
 
 @every_kind

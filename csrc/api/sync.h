@@ -174,6 +174,7 @@ typedef struct cl_barrier_ticket {
     uint64_t generation;
     int64_t index;   /* in which place it came, from 0 */
     int64_t is_open; /* neither passed nor given up */
+    int64_t process; /* in which it came: the child of a fork has another number there */
 } cl_barrier_ticket;
 
 /* Arrive, and then cl_sync_wait with the ticket's generation until cl_barrier_look does not say 0. 0. -EPIPE: it is broken.
@@ -184,8 +185,8 @@ int64_t cl_barrier_arrive(cl_barrier *barrier, cl_barrier_ticket *ticket);
  * Blocks: no. Threads: any. */
 int64_t cl_barrier_look(const cl_barrier *barrier, uint64_t generation);
 
-/* Wait no more: what breaks it, unless all have come meanwhile. 1: so it is, or the ticket is not open. 0: it is broken. Needs no
- * registration: who is none any more has broken it.
+/* Wait no more: what breaks it, unless all have come meanwhile. 1: so it is, or the ticket is not open. 0: it is broken, or the ticket
+ * is a copy, in the child of a fork: its parent still waits. Needs no registration: also who is none any more breaks it.
  * Blocks: no. Threads: the one that arrived. */
 int64_t cl_barrier_give_up(cl_barrier *barrier, cl_barrier_ticket *ticket);
 
