@@ -213,7 +213,7 @@ def test_a_forked_child_must_register(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("timeout", [float("nan"), -1, "1", True])
+@pytest.mark.parametrize("timeout", [float("nan"), -1, "1", True, False])
 def test_a_timeout_that_is_none(kind, timeout):
     one = MAKE[kind]()
     call = one.wait if kind in ("Event", "Barrier") else one.acquire

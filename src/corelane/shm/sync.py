@@ -171,6 +171,9 @@ class Primitive(Bells):
             raise self._failed(rc)
         return bool(rc != _TIMEOUT)
 
+    def _deadline(self, timeout: Any) -> int:
+        return -1 if timeout is None else time.monotonic_ns() + int(self._seconds(timeout) * 1e9)  # False is none
+
     def _began(self, timeout: Any) -> tuple[int, int]:
         return time.monotonic_ns(), self._deadline(timeout)
 
