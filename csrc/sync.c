@@ -22,6 +22,7 @@
 #define FIRST_LOOK_NS 1000000LL
 #define TURN_NS 1000000LL
 #define NAP_NS 50000
+#define LOOP_TURN_NS 200000LL /* about what two naps take */
 enum { LINE = 128, LOOK_SHARE = 8, NAPS = 2 };
 
 /* ---- geometry ----------------------------------------------------------------------------------------------------------- */
@@ -167,6 +168,17 @@ static void give_way(cl_sync *sync, cl__waits_for *waits_for)
         struct timespec span = {.tv_sec = 0, .tv_nsec = NAP_NS};
         nanosleep(&span, NULL);
     }
+}
+
+int64_t cl_sync_gives_way(cl_sync *sync)
+{
+    cl__waits_for waits_for = {sync, 0};
+    if (!cl__sync_gives_way(sync))
+        return 0;
+    if (cl__sys_now() - cl__load_relaxed(&sync->gave_way_at) < LOOP_TURN_NS && sync->kind->look(&waits_for) == 1)
+        return 1;
+    cl__store_relaxed(&sync->gives_way, 0); /* partner: this process's other threads; a hint */
+    return 0;
 }
 
 void cl_sync_set_spin(cl_sync *sync, int64_t ns)

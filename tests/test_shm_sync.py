@@ -871,6 +871,30 @@ async def asleep(one, count):
         await asyncio.sleep(0.001)
 
 
+@pytest.mark.parametrize("kind", ["Lock", "Semaphore"])
+def test_a_task_that_had_it_lets_others_have_a_turn(kind):
+    one = cl.Lock.create() if kind == "Lock" else cl.Semaphore.create(1)
+
+    async def gives_way(other):
+        other._poll_fd(0)
+        other._armed()  # somebody waits for it
+        await one.acquire_async()
+        one.release()
+        again = asyncio.create_task(one.acquire_async(PATIENCE))
+        await asyncio.sleep(0)
+        had_it = other.try_acquire()
+        if had_it:
+            other.release()
+        await again
+        one.release()
+        return had_it
+
+    with closing(type(one).attach(one)) as other:
+        # For a fifth of a millisecond, at most once in one; this machine may be slower than that.
+        wait_until(lambda: time.sleep(0.002) or asyncio.run(gives_way(other)), "a turn")
+    one.close()
+
+
 @woken
 @pytest.mark.usefixtures("rarely")
 def test_tasks_exclude_each_other():

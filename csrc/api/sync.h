@@ -78,6 +78,11 @@ void cl_sync_leave(cl_sync *sync);
  * Blocks: until `deadline`, or 100 ms. Threads: any. */
 int64_t cl_sync_wait(cl_sync *sync, uint64_t ticket, int64_t since, int64_t deadline);
 
+/* For who waits otherwise than by cl_sync_wait, in an event loop. 1: it gave back a moment ago what others wait for, and they have not
+ * had a turn: do something else for an instant, and ask again. 0: try now. Needs no registration.
+ * Blocks: no. Threads: any. */
+int64_t cl_sync_gives_way(cl_sync *sync);
+
 /* How long a wait may spin before it sleeps, ns, 100 ms at most; 0: not at all.
  * Blocks: no. Threads: any. */
 void cl_sync_set_spin(cl_sync *sync, int64_t ns);

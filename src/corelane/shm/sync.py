@@ -181,6 +181,10 @@ class Primitive(Bells):
 
     async def _until(self, attempt: Callable[[], bool], timeout: float | None) -> bool:
         """Let other tasks run until `attempt()` is true. False: the time is over."""
+        import asyncio
+
+        while lib.cl_sync_gives_way(self._core):  # at most a fifth of a millisecond
+            await asyncio.sleep(0)
         bell = (self._bell_of(0), self._armed)
         return await until(lambda: attempt() or None, [bell], self._deadline(timeout)) is True
 
