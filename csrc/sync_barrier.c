@@ -27,6 +27,7 @@
 
 #define COUNT_BITS CL__GENERATION_BITS
 #define COUNT_MASK ((1ULL << COUNT_BITS) - 1)
+enum { ASKS = 16 };
 
 static inline uint64_t state_of(uint64_t why, uint64_t generation, uint64_t good)
 {
@@ -101,8 +102,9 @@ int64_t cl_barrier_look(const cl_barrier *barrier, uint64_t generation)
 }
 
 /* Our place in that generation, or -EAGAIN: look again: all are taken, it is over, or somebody was found dead. The last one to come
- * asks for all before it claims: those who have come and died since would not be missed, as nobody waits for them any more. */
-static int64_t arrive_in(cl_barrier *barrier, uint64_t generation)
+ * asks for all before it claims: those who have come and died since would not be missed, as nobody waits for them any more. But not
+ * for ever: where a scribbler goes on writing participants into the table, somebody is found dead whenever one asks. */
+static int64_t arrive_in(cl_barrier *barrier, uint64_t generation, int *asks)
 {
     for (int64_t i = 0, has_asked = 0; i < barrier->plan.count;) {
         CL_FAULT(234);
@@ -114,7 +116,7 @@ static int64_t arrive_in(cl_barrier *barrier, uint64_t generation)
         }
         if (generation_of(state_now(barrier)) != generation) /* after the slot: see above */
             return -EAGAIN;
-        if (i > 0 && i == barrier->plan.count - 1 && !has_asked++) {
+        if (i > 0 && i == barrier->plan.count - 1 && !has_asked++ && (*asks)++ < ASKS) {
             int64_t dead = cl__members_recover(&barrier->members);
             if (dead != 0)
                 return dead < 0 ? dead : -EAGAIN;
@@ -133,12 +135,12 @@ int64_t cl_barrier_arrive(cl_barrier *barrier, cl_barrier_ticket *ticket)
     int64_t rc = cl__members_is_joined(&barrier->members);
     if (rc < 0)
         return rc;
-    for (;;) {
+    for (int asks = 0;;) {
         CL_FAULT(236);
         uint64_t state = state_now(barrier), generation = generation_of(state);
         if (why_of(state))
             return -EPIPE;
-        int64_t index = arrive_in(barrier, generation);
+        int64_t index = arrive_in(barrier, generation, &asks);
         if (index < 0 && index != -EAGAIN)
             return index;
         if (is_whole(barrier, generation))
