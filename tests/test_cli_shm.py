@@ -52,6 +52,50 @@ def test_stat(names):
     assert (missing.returncode, "not-there" in missing.stderr) == (125, True)
 
 
+def test_who_holds_it_is_named(names):
+    """By its lease: not who has merely a descriptor of it, nor who is dead."""
+    left, held = names
+    code = "import sys; from corelane import shm; x = shm.Segment.attach(sys.argv[1]); print('up', flush=True); input()"
+    descriptor = os.open(f"/dev/shm/corelane.{left}", os.O_RDONLY)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, left], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "up\n"
+            told = {entry["name"]: entry for entry in map(json.loads, corelane("list", "--json").stdout.splitlines())}
+            assert (told[left]["held_by"], told[held]["held_by"]) == ([holder.pid], [os.getpid()])
+            rows = {line.split()[0]: line.split() for line in corelane("list").stdout.splitlines()}
+            assert rows[left][-1] == str(holder.pid)
+            assert json.loads(corelane("stat", "--json", left).stdout)["held_by"] == [holder.pid]
+            assert f"{left} stays: held by {holder.pid}" in corelane("clean", left).stderr
+        finally:
+            holder.kill()
+            holder.wait()
+            os.close(descriptor)
+    assert json.loads(corelane("stat", "--json", left).stdout)["held_by"] == []
+
+
+def test_stat_of_what_is_waited_for():
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def told(kind):
+        return json.loads(corelane("stat", "--json", f"{kind}-{mark}").stdout)
+
+    with cl.Event.create(f"event-{mark}") as event, cl.Barrier.create(2, f"barrier-{mark}"):
+        lock, semaphore = cl.Lock.create(f"lock-{mark}"), cl.Semaphore.create(3, f"semaphore-{mark}")
+        with lock, semaphore:
+            event.set()
+            assert told("lock")["holder"] == os.getpid()
+            assert [told("semaphore")[key] for key in ("permits", "value")] == [3, 2]
+            assert told("semaphore")["holders"] == {str(os.getpid()): 1}
+            assert told("event")["is_set"] is True
+            barrier = told("barrier")
+            assert [barrier[key] for key in ("parties", "waiting", "broken")] == [2, 0, False]
+        assert told("lock")["holder"] is None
+        lock.close()
+        semaphore.close()
+
+
 def test_clean(names):
     left, held = names
     assert left in corelane("clean", "-n").stdout.split()

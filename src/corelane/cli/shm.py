@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing, suppress
 
 import click
 
@@ -25,10 +26,17 @@ __all__ = ["shm"]
 
 # What has stats(), and how its class is called.
 _WITH_STATS = {"ring": "Ring", "queue": "Queue", "broadcast": "Broadcast", "deque": "Deque"}
+# What has none, and what is told of it; each is a property or takes no argument.
+_TOLD = {
+    "lock": ("Lock", ("holder",)),
+    "semaphore": ("Semaphore", ("permits", "value", "holders")),
+    "event": ("Event", ("is_set",)),
+    "barrier": ("Barrier", ("parties", "waiting", "broken")),
+}
 # What would be mixed up with a segment's bytes and user.
 _RENAMED = {"size": "depth", "owner": "owned_by"}
 
-_HEADINGS = ("NAME", "KIND", "BYTES", "HELD", "OWNER", "MODE", "AGE", "MADE BY")
+_HEADINGS = ("NAME", "KIND", "BYTES", "HELD", "OWNER", "MODE", "AGE", "MADE BY", "HELD BY")
 
 
 @click.group()
@@ -39,8 +47,9 @@ def shm() -> None:
 @shm.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(as_json: bool) -> None:
-    """All segments that have a name here."""
+    """All segments that have a name here, and the processes that hold them, as far as we may look into those."""
     found = around.list_segments()
+    around.find_holders(found)
     if as_json:
         for entry in found:
             click.echo(json.dumps(entry.as_dict()))
@@ -52,9 +61,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def stat(name: str, as_json: bool) -> int:
-    """All that is known of one segment, with the figures of a ring, queue, broadcast, deque or pool of buffers."""
+    """All that is known of one segment: who holds it, and the figures of what it is."""
     try:
         entry = around.entry_of(name)
+        around.find_holders([entry])
         figures = _figures(entry)
     except (OSError, ValueError, ShmError) as error:
         raise click.ClickException(str(error)) from None
@@ -72,6 +82,11 @@ def _figures(entry: around.Entry) -> dict[str, Any]:
         from corelane.shm.buffers import pools
 
         return pools([entry.name])[entry.name].as_dict()
+    if entry.kind in _TOLD:
+        name, told = _TOLD[entry.kind]
+        with closing(getattr(shared, name).attach(entry.name, readonly=True)) as one:
+            found = {key: getattr(one, key) for key in told}
+        return {key: value() if callable(value) else value for key, value in found.items()}
     if entry.kind not in _WITH_STATS:
         return {}
     import dataclasses
@@ -86,7 +101,7 @@ def _figures(entry: around.Entry) -> dict[str, Any]:
 def _flat(told: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Rows of it: of the two sides of a ring, and of each reader of a broadcast, too."""
     for key, value in told.items():
-        if key == "holders":
+        if key in ("holders", "held_by"):
             yield key, value
         elif isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")
@@ -114,9 +129,20 @@ def clean(names: tuple[str, ...], dry_run: bool) -> int:
         for name in removed:
             click.echo(name)
         if wanted and not removed:
-            say(f"{wanted[0]} stays: somebody holds it, or it is no segment")
+            say(f"{wanted[0]} stays: {_why_it_stays(wanted[0])}")
             status = status or 1
     return status
+
+
+def _why_it_stays(name: str) -> str:
+    with suppress(OSError, ValueError):  # it is gone since
+        entry = around.entry_of(name)
+        around.find_holders([entry])
+        if entry.held_by:
+            return f"held by {_shown('held_by', entry.held_by)}"
+        if not entry.ours:
+            return f"it is no segment{f': {entry.problem}' if entry.problem else ''}"
+    return "somebody holds it, whom we may not look at"
 
 
 def _would_clean(names: list[str] | None) -> list[str]:
@@ -125,11 +151,11 @@ def _would_clean(names: list[str] | None) -> list[str]:
 
 
 def _row(entry: around.Entry) -> tuple[str, ...]:
-    keys = ("kind", "size", "held", "owner", "mode", "created", "creator")
+    keys = ("kind", "size", "held", "owner", "mode", "created", "creator", "held_by")
     shown = [_shown(key, getattr(entry, key)) for key in keys]
     if entry.problem:
         shown[0] = "-"
-        shown[-1] = f"({entry.problem})"
+        shown[-1] += f"  ({entry.problem})"
     return entry.name, *shown
 
 
@@ -138,6 +164,8 @@ def _shown(key: str, value: object) -> str:
         return "-"
     if key == "held":
         return "yes" if value else "no"
+    if key == "held_by" and isinstance(value, tuple):
+        return " ".join(map(str, value)) or "-"
     if key == "mode":
         return f"{value:04o}"
     if key in ("created", "last_used") and isinstance(value, float):
