@@ -707,6 +707,35 @@ def test_a_stopped_reader_is_named_and_not_robbed():
         end(program)
 
 
+@both
+def test_a_stopped_writer_is_named_and_keeps_its_place(kind):
+    with cl.Broadcast.create(4, 8, **kind) as one, cl.Broadcast.attach(one) as reader:
+        calls = [
+            lambda: reader.get(0.02),
+            lambda: reader.get_many(2, 0.02),
+            lambda: reader.records_out("u8", 2, 0.02),
+            lambda: reader.peek(0.02),
+            lambda: asyncio.run(reader.aget(0.02)),
+        ]
+        for call in calls:
+            with pytest.raises(cl.QueueEmpty, match="in time: it has no writer"):
+                call()
+        program = another_program("w = attach(subscribe=False); w.take(); say('up'); w.put(input().encode())", one)
+        assert program.stdout.readline() == "up\n"
+        program.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(program.pid), "the stop")
+        for call in calls:
+            with pytest.raises(cl.QueueEmpty, match=f"its writer, process {program.pid}, is slow or stopped"):
+                call()
+        with pytest.raises(cl.SideTaken):
+            one.take()
+        program.send_signal(signal.SIGCONT)
+        program.stdin.write("1\n")
+        program.stdin.flush()
+        assert reader.get(timeout=PATIENCE) == b"1"
+        end(program)
+
+
 def test_a_forked_child_is_refused_until_it_registers():
     with cl.Broadcast.create(4, 8, lossless=True) as one, cl.Broadcast.attach(one) as reader:
         one.put(b"1")

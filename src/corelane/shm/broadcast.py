@@ -18,7 +18,7 @@ from corelane._ffi import fast, ffi, lib
 from corelane._values import integer
 from corelane.errors import Closed, NotSupported, QueueEmpty, ReaderBlocks, SideTaken
 from corelane.shm.broadcast_claims import Peeked, Reserved
-from corelane.shm.broadcast_state import BroadcastStats, ReaderStats, bits, check, failed, report_of, stats_of
+from corelane.shm.broadcast_state import BroadcastStats, ReaderStats, bits, check, failed, held_up, report_of, stats_of
 from corelane.shm.looping import Bells, until
 from corelane.shm.records import listed, room_for, rows_of
 from corelane.shm.segment import Handle, Segment, passed_on
@@ -517,11 +517,13 @@ class Broadcast(Bells, _Calls):
     def _get_all(self, most: int, deadline: int) -> list[bytes]:
         found: Any = self._until(lambda: self._get_some(most), _RECORD, deadline)
         if found is None:
-            raise self._empty()
+            raise self._empty(deadline)
         return list(found)
 
-    def _empty(self) -> QueueEmpty:
-        return QueueEmpty(f"{self!r} had no record in time")
+    def _empty(self, deadline: int) -> QueueEmpty:
+        # Who does not wait asks often, and wants it fast.
+        other = held_up(report_of(self._core)) if deadline != _NOW else ""
+        return QueueEmpty(f"{self!r} had no record in time{other}")
 
     def records_out(self, dtype: DTypeLike, most: int, timeout: float | None = None) -> np.ndarray[Any, Any]:
         """Wait for a record, and get all of that size there are by then, as an array.
@@ -539,9 +541,10 @@ class Broadcast(Bells, _Calls):
         """
         made = room_for(dtype, most)
         size, flat = made.dtype.itemsize, made.view("u1")
-        got = self._until(lambda: self._get_records(flat, size), _RECORD, self._deadline(timeout), None)
+        deadline = self._deadline(timeout)
+        got = self._until(lambda: self._get_records(flat, size), _RECORD, deadline, None)
         if got is None:
-            raise self._empty()
+            raise self._empty(deadline)
         return made[:got]
 
     def peek(self, timeout: float | None = None) -> Peeked:
@@ -554,8 +557,9 @@ class Broadcast(Bells, _Calls):
         RecordsLost, and what was seen is not to be believed; `whole` tells it before. One at a time.
         """
         made = Peeked(self)
-        if self._until(lambda: self._peek(made._address), _RECORD, self._deadline(timeout)) is None:
-            raise self._empty()
+        deadline = self._deadline(timeout)
+        if self._until(lambda: self._peek(made._address), _RECORD, deadline) is None:
+            raise self._empty(deadline)
         made._map()
         return made
 
@@ -578,9 +582,10 @@ class Broadcast(Bells, _Calls):
 
     async def aget(self, timeout: float | None = None) -> bytes:
         """`get`, for an event loop: no thread, and no polling while nothing happens, but for what is read-only."""
-        found: Any = await self._until_async(lambda: self._get_some(1), _RECORD, self._deadline(timeout))
+        deadline = self._deadline(timeout)
+        found: Any = await self._until_async(lambda: self._get_some(1), _RECORD, deadline)
         if found is None:
-            raise self._empty()
+            raise self._empty(deadline)
         return bytes(found[0])
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from corelane.shm.broadcast import Broadcast
 
-__all__ = ["BroadcastStats", "ReaderStats", "bits", "check", "failed", "report_of", "stats_of"]
+__all__ = ["BroadcastStats", "ReaderStats", "bits", "check", "failed", "held_up", "report_of", "stats_of"]
 
 _POLICIES = {"block": lib.CL_BROADCAST_BLOCK, "skip": lib.CL_BROADCAST_SKIP, "evict": lib.CL_BROADCAST_EVICT}
 _POLICY_NAMES = {0: "lossy", **{number: name for name, number in _POLICIES.items()}}
@@ -99,6 +99,13 @@ def stats_of(core: Any) -> BroadcastStats:
         readers=tuple(_reader(found[i]) for i in range(count)),
     )
     return BroadcastStats(**counts)
+
+
+def held_up(report: Any) -> str:
+    """By whom a reader is that has waited in vain: a stopped one (SIGSTOP) is alive, too."""
+    if report.state != lib.CL_BROADCAST_OPEN:
+        return ": it has no writer"
+    return f": its writer, process {int(report.writer)}, is slow or stopped, and alive"
 
 
 def _reader(one: Any) -> ReaderStats:
