@@ -433,6 +433,15 @@ def test_too_many_participants():
         cl.BufferPool.attach(pool)
 
 
+def test_a_remedy_that_cannot_be_is_not_offered():
+    with cl.BufferPool.create(4, 8) as pool:
+        others = [cl.BufferPool.attach(pool) for _ in range(47)]
+        with pytest.raises(cl.ShmError, match="48 participants, all alive: no pool can have more: close some"):
+            cl.BufferPool.attach(pool)
+        for each in others:
+            each.close()
+
+
 def test_one_that_another_thread_is_closing_is_not_said_to_be_read_only():
     with cl.BufferPool.create(4, 8) as pool:
         pool._leave_core()  # the other thread is between that and closing the segment

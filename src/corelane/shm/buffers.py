@@ -329,7 +329,8 @@ class BufferPool(Bells, _Calls):
         rc = self._join()
         if rc == -errno.EUSERS:
             most = int(self._plan().members)
-            raise ShmError(f"{self!r} has {most} participants, all alive: create it with more members, or close some")
+            more = "create it with more members, or " if most < lib.CL_BUFFERS_MEMBERS else "no pool can have more: "
+            raise ShmError(f"{self!r} has {most} participants, all alive: {more}close some")
         if rc == -errno.ENOTSUP:
             raise NotSupported(f"{self!r}: this platform has no leases, which say who is alive")
         if rc < 0:
