@@ -14,6 +14,9 @@ import time
 
 import pytest
 from helpers import PATIENCE, needs_linux, needs_root, wait_until
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import corelane as cl
 from corelane import shm
@@ -853,3 +856,239 @@ def test_idle_costs_nothing(policy):
         with pytest.raises(cl.QueueEmpty):
             reader.get(timeout=0.3)
         assert time.thread_time() - began < 0.03
+
+
+# ---- against a model ----
+
+
+class Reading:
+    """What a reader should get. `position`: of its next record; None: where a claim that was overtaken has left it."""
+
+    def __init__(self, one, tail, policy, begins):
+        self.policy, self.handle = policy, cl.Broadcast.attach(one, policy=policy, start=begins)
+        self.begin(tail)
+
+    def begin(self, position):
+        self.position, self.peeked, self.evicted, self.kept = position, None, False, False
+        self.first, self.got, self.lost_before = position, 0, self.handle.lost
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """One writer after the other, and readers that come and go, against the list of all records there ever were."""
+
+    @initialize(
+        slots=st.sampled_from([1, 2, 4, 8]),
+        lossless=st.booleans(),
+        policies=st.lists(st.sampled_from(["block", "skip", "evict"]), min_size=1, max_size=3),
+    )
+    def make(self, slots, lossless, policies):
+        self.one = cl.Broadcast.create(slots, 16, lossless=lossless)
+        self.keeper = cl.Broadcast.attach(self.one, subscribe=False)
+        self.one.take()
+        self.slots, self.lossless, self.tail = slots, lossless, 0
+        self.oldest = 0  # of a lossy one: the first record that is there still
+        self.readers = []
+        for policy in policies:
+            self.come(policy, "next")
+
+    # What a put does to readers; False: one is in its way.
+    def make_room(self):
+        if not self.lossless:
+            self.oldest = max(self.oldest, self.tail + 1 - self.slots)
+            return True
+        late = [r for r in self.readers if not r.evicted and self.tail - r.position == self.slots]
+        if any(r.policy is None or r.policy == "block" for r in late):
+            return False
+        for reader in late:
+            if reader.policy == "skip":
+                reader.position += 1
+            else:
+                reader.evicted = True
+        return True
+
+    def pick(self, which):
+        return self.readers[which % len(self.readers)]
+
+    @rule(policy=st.sampled_from([None, "block", "skip", "evict"]), begins=st.sampled_from(["next", "oldest"]))
+    @precondition(lambda self: len(self.readers) < 4)
+    def come(self, policy, begins):
+        if self.lossless:
+            self.readers.append(Reading(self.one, self.tail, policy, "next"))
+        else:
+            self.readers.append(Reading(self.one, self.tail, None, begins))
+            if begins == "oldest":
+                self.readers[-1].begin(max(0, self.tail - self.slots))
+
+    @rule(which=st.integers(0, 3))
+    @precondition(lambda self: self.readers)
+    def go(self, which):
+        reader = self.readers.pop(which % len(self.readers))
+        if reader.peeked is None:
+            reader.handle.close()
+        else:  # dropped with what it has claimed
+            del reader
+            gc.collect()  # the frames of an error that was caught may have it
+
+    @rule(count=st.integers(1, 6), at_once=st.booleans())
+    def put(self, count, at_once):
+        records = [b"%d" % (self.tail + i) for i in range(count)]
+        done = 0
+        while done < count and self.make_room():
+            self.tail, done = self.tail + 1, done + 1
+        if at_once:
+            if done < count:
+                with pytest.raises(cl.ReaderBlocks) as caught:
+                    self.one.put_many(records, timeout=0)
+                assert (caught.value.done, caught.value.pid) == (done, os.getpid())
+            else:
+                self.one.put_many(records, timeout=0)
+            return
+        for record in records[:done]:
+            self.one.put_nowait(record)
+        if done < count:
+            with pytest.raises(cl.ReaderBlocks):
+                self.one.put_nowait(records[done])
+
+    @rule(commits=st.booleans(), which=st.integers(0, 3))
+    def reserve(self, commits, which):
+        if not self.make_room():
+            with pytest.raises(cl.ReaderBlocks):
+                self.one.reserve(timeout=0)
+            return
+        reserved = self.one.reserve(timeout=0)
+        record = b"%d" % self.tail
+        reserved.view[: len(record)] = record
+        if self.readers and self.pick(which).peeked is None:
+            self.get(which)  # what is not committed is not there, and what was in its slot is not, either
+        if commits:
+            reserved.commit(len(record))
+            self.tail += 1
+        else:
+            reserved.cancel()
+
+    def check(self, reader, record):
+        """The record that comes next, with exactly so many lost as lie between."""
+        number = int(record)
+        assert self.oldest <= number < self.tail
+        if self.is_exact(reader):
+            assert number == max(reader.position, self.oldest)
+        assert number == reader.first + reader.got + reader.handle.lost - reader.lost_before
+
+    def is_exact(self, reader):
+        """Else it is overtaken twice with nothing got in between: by a record that is not committed, or since it has
+        looked and kept. Then it may go on with newer ones."""
+        if reader.position is None:
+            return False
+        once = self.oldest <= max(0, self.tail - self.slots) and not reader.kept
+        return once or reader.position >= self.oldest
+
+    def is_empty(self, reader):
+        return max(reader.position or 0, self.oldest) == self.tail
+
+    @rule(which=st.integers(0, 3))
+    @precondition(lambda self: self.readers)
+    def get(self, which):
+        reader = self.pick(which)
+        if reader.peeked is not None:
+            return
+        if reader.evicted:
+            with pytest.raises(cl.Evicted):
+                reader.handle.get_nowait()
+        elif self.is_empty(reader):
+            with pytest.raises(cl.QueueEmpty):
+                reader.handle.get_nowait()
+        else:
+            try:
+                record = reader.handle.get_nowait()
+            except cl.QueueEmpty:
+                assert not self.is_exact(reader)
+                reader.position = None
+                return
+            self.check(reader, record)
+            reader.got += 1
+            reader.position, reader.kept = int(record) + 1, False
+
+    @rule(which=st.integers(0, 3), most=st.integers(1, 9))
+    @precondition(lambda self: self.readers)
+    def get_many(self, which, most):
+        reader = self.pick(which)
+        if reader.peeked is not None or reader.evicted or not self.is_exact(reader) or self.is_empty(reader):
+            return
+        first = max(reader.position, self.oldest)
+        found = reader.handle.get_many(most, timeout=0)
+        assert found == [b"%d" % i for i in range(first, min(first + most, self.tail))]
+        reader.got, reader.position = reader.got + len(found), first + len(found)
+        assert reader.position == reader.first + reader.got + reader.handle.lost - reader.lost_before
+
+    @rule(which=st.integers(0, 3), meanwhile=st.integers(0, 10), keeps=st.sampled_from([None, False, False, True]))
+    @precondition(lambda self: self.readers)
+    def peek(self, which, meanwhile, keeps):
+        reader = self.pick(which)
+        if reader.peeked is not None or reader.evicted or not self.is_exact(reader) or self.is_empty(reader):
+            return
+        reader.peeked = reader.handle.peek(timeout=0)
+        self.check(reader, bytes(reader.peeked.view))
+        reader.position = reader.seen = int(bytes(reader.peeked.view))
+        assert reader.peeked.whole
+        if meanwhile:
+            self.put(meanwhile, at_once=True)
+        if keeps is not None:
+            self.end_peek(which, keeps)
+
+    @rule(which=st.integers(0, 3), keeps=st.booleans())
+    @precondition(lambda self: self.readers)
+    def end_peek(self, which, keeps):
+        reader = self.pick(which)
+        if reader.peeked is None:
+            return
+        peeked, reader.peeked = reader.peeked, None
+        if keeps:
+            peeked.keep()
+            reader.kept = True
+        elif reader.evicted:
+            with pytest.raises(cl.Evicted):
+                peeked.release()
+        elif reader.position > reader.seen or reader.seen < self.oldest:  # the writer went past it meanwhile
+            with pytest.raises(cl.RecordsLost):
+                peeked.release()
+            reader.position = reader.position if self.lossless else None
+        else:
+            peeked.release()
+            reader.got, reader.position = reader.got + 1, reader.seen + 1
+
+    @rule(which=st.integers(0, 3))
+    @precondition(lambda self: any(r.evicted and r.peeked is None for r in self.readers))
+    def begin_anew(self, which):
+        reader = next(r for r in self.readers if r.evicted and r.peeked is None)
+        reader.handle.subscribe(policy=reader.policy)
+        reader.begin(self.tail)
+
+    @rule()
+    def another_writer(self):
+        self.one.close()
+        for reader in self.readers:
+            if reader.peeked is None and not reader.evicted and self.is_exact(reader) and self.is_empty(reader):
+                with pytest.raises(cl.Closed):
+                    reader.handle.get_nowait()
+        self.one = cl.Broadcast.attach(self.keeper, subscribe=False)
+        assert not self.one.take()
+
+    @invariant()
+    def agrees(self):
+        if hasattr(self, "one"):
+            stats = self.one.stats()
+            assert stats.put == self.tail
+            assert len(stats.readers) == len(self.readers)
+            if self.lossless:
+                lags = sorted(each.lag for each in stats.readers if not each.evicted)
+                assert lags == sorted(self.tail - r.position for r in self.readers if not r.evicted)
+
+    def teardown(self):
+        if hasattr(self, "one"):
+            self.readers.clear()
+            self.one.close()
+            self.keeper.close()
+
+
+TestAgainstAList = AgainstAList.TestCase
+TestAgainstAList.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
