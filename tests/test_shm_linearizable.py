@@ -1,14 +1,17 @@
-"""Histories of real processes over a Queue and a Ring: each is one that a single FIFO queue could have had.
+"""Histories of real processes over a Queue, a Ring, a Deque, a Broadcast and a Lock: each is one that a single FIFO
+queue could have had. A Lock is one with room for one record: who acquires it puts, who releases it gets that one back.
 
 When they called and when they had an answer is CLOCK_MONOTONIC, which is the same in all processes of a machine. What a
 queue promises beyond that order, when somebody has died, is in test_shm_queue.py and in the soak.
 """
 
+import contextlib
 import json
 import random
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -150,17 +153,62 @@ class RingOfSize:
         self.ring.put_nowait(record.ljust(SIZE))
 
 
+class Deque:
+    """The owner's end to put into, the thieves' to get from."""
+
+    def __init__(self, deque):
+        self.put_nowait, self.get_nowait = deque.push, deque.steal_nowait
+
+
+class Lock:
+    """What is got is what was put: only who has a lock can release it."""
+
+    def __init__(self, lock):
+        self.lock, self.record = lock, None
+
+    def put_nowait(self, record):
+        if self.record is not None or not self.lock.try_acquire():
+            raise cl.QueueFull("held")
+        self.record = record
+
+    def get_nowait(self):
+        if self.record is None:
+            raise NotOurs
+        record, self.record = self.record, None
+        self.lock.release()
+        return record
+
+
+class NotOurs(Exception):
+    """No call was made."""
+
+
+# How an object is used as a queue.
+AS_QUEUE = {
+    "Queue": lambda queue: queue,
+    "Ring": RingOfSize,
+    "Deque": Deque,
+    "Broadcast": lambda cast: cast,
+    "Lock": Lock,
+}
+
+
 def work(kind, fd, number, does, calls, broken):
     """What a process does: so many calls, puts ("p") and gets ("g") as `does` says, over and over. It prints them."""
-    queue = {"Queue": cl.Queue, "Ring": cl.Ring}[kind].attach(int(fd))
-    used = BROKEN[broken](queue) if broken else RingOfSize(queue) if kind == "Ring" else queue
+    queue = getattr(cl, kind).attach(int(fd), **({"subscribe": "g" in does} if kind == "Broadcast" else {}))
+    used = BROKEN[broken](queue) if broken else AS_QUEUE[kind](queue)
     seen, number = [], int(number) * 1_000_000
     print("ready", flush=True)
     sys.stdin.readline()
     for turn in range(int(calls)):
-        number += call(used, does[turn % len(does)], number, seen)
+        with contextlib.suppress(NotOurs):
+            number += call(used, does[turn % len(does)], number, seen)
         if turn % 7 == 0:
             time.sleep(0)  # with fewer processors than processes: another one's turn, perhaps
+    until = time.monotonic() + PATIENCE
+    while not any(each[2] in (PUT, GET) for each in seen) and time.monotonic() < until:
+        time.sleep(0.001)  # the others come later on a busy machine
+        call(used, does[0], number, seen)
     print(json.dumps(seen), flush=True)
     sys.stdin.readline()
     queue.close()
@@ -168,6 +216,11 @@ def work(kind, fd, number, does, calls, broken):
 
 def run(queue, does, calls, broken=""):
     """The history of as many processes as `does` has, and of what was left in the end."""
+    return list(chain.from_iterable(run_each(queue, does, calls, broken)))
+
+
+def run_each(queue, does, calls, broken=""):
+    """The same, the history of each apart."""
     kind, fd = type(queue).__name__, queue.segment.fileno()
     processes = [
         subprocess.Popen(
@@ -188,16 +241,17 @@ def run(queue, does, calls, broken=""):
             process.stdin.write("go\n")
             process.stdin.flush()
         for process in processes:
-            found += json.loads(process.stdout.readline())
+            found.append([Call(*each) for each in json.loads(process.stdout.readline())])
+        left = []
         if kind == "Ring":  # its consumer is gone, then
             processes[-1].communicate("done\n", timeout=PATIENCE)
-        while call(queue, "g", 0, found):
+        while kind in ("Queue", "Ring") and call(queue, "g", 0, left):
             pass
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    return [Call(*each) for each in found]
+    return [*found, [Call(*each) for each in left]]
 
 
 # Each word is one process: what it does, over and over. More of one than of the other, so that it is full, or empty.
@@ -228,6 +282,44 @@ def test_a_ring_is_linearizable(turn):
         calls = run(ring, [("p", "ppp", "p")[turn], ("g", "g", "ggg")[turn]], 400)
         assert {PUT, GET} <= {each.did for each in calls}
         assert linearize(calls, ring.capacity // (SIZE + 8))  # also what it refused was right, at that moment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("does", [("p", "g"), ("p", "g", "g"), ("ppp", "g", "ggg")], ids=" ".join)
+def test_a_deque_is_linearizable_for_its_owner_and_thieves(does):
+    with cl.Deque.create(4, 16) as deque:
+        calls = excuse(run(deque, does, 200))
+        assert {PUT, GET} <= {each.did for each in calls}
+        assert linearize(calls, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("does", [("p", "g"), ("ppp", "g"), ("p", "ggg")], ids=" ".join)
+def test_a_lossless_broadcast_is_linearizable_for_its_reader(does):
+    with cl.Broadcast.create(4, 16, lossless=True) as broadcast:
+        calls = run(broadcast, does, 400)
+        assert {PUT, GET} <= {each.did for each in calls}
+        assert linearize(calls, 4)  # also what it refused was right, at that moment
+
+
+@pytest.mark.slow
+def test_so_it_is_for_each_of_its_readers():
+    with cl.Broadcast.create(4, 16, lossless=True) as broadcast:
+        puts, *others, _ = run_each(broadcast, ("p", "g", "ggg"), 300)
+        for gets in others:  # a refused put may have been in the way of the other one
+            calls = [each for each in puts if each.did == PUT] + gets
+            assert {PUT, GET} <= {each.did for each in calls}
+            assert linearize(calls, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("does", [("pg", "pg"), ("pppg", "pg", "ppggg"), ("pg",) * 4], ids=" ".join)
+def test_a_lock_is_linearizable(does):
+    lock = cl.Lock.create()
+    calls = run(lock, does, 200)
+    lock.close()
+    assert {PUT, GET} <= {each.did for each in calls}
+    assert linearize(calls, 1)  # nobody was refused while it was free
 
 
 @pytest.mark.parametrize("broken", BROKEN)
