@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from helpers import PATIENCE, needs_linux, script, wait_until
@@ -690,6 +690,76 @@ class AgainstCounts(RuleBasedStateMachine):
 
 TestAgainstCounts = AgainstCounts.TestCase
 TestAgainstCounts.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+
+
+class AgainstOneName(RuleBasedStateMachine):
+    """Three handles of a lock, against who has it, and whether somebody has died with it since a release."""
+
+    @initialize()
+    def make(self):
+        one = cl.Lock.create()
+        self.handles = [one, cl.Lock.attach(one), cl.Lock.attach(one)]
+        self.owner, self.died = None, False
+
+    @rule(which=st.integers(0, 2), waits=st.booleans())
+    def acquire(self, which, waits):
+        lock = self.handles[which]
+        if self.owner == which and waits:
+            with pytest.raises(cl.AlreadyHeld):
+                lock.acquire(timeout=0)
+        elif self.owner is None:
+            assert lock.acquire(timeout=0) if waits else lock.try_acquire()
+            self.owner = which
+        elif waits:
+            with pytest.raises(cl.ShmTimeout) as caught:
+                lock.acquire(timeout=0)
+            assert caught.value.pid == os.getpid()
+        else:
+            assert not lock.try_acquire()
+
+    @rule(which=st.integers(0, 2))
+    def release(self, which):
+        if self.owner == which:
+            self.handles[which].release()
+            self.owner, self.died = None, False
+        else:
+            with pytest.raises(cl.NotHeld):
+                self.handles[which].release()
+
+    @rule(which=st.integers(0, 2), fails=st.booleans())
+    def block(self, which, fails):
+        if self.owner is not None:
+            return
+        with suppress(KeyError), self.handles[which]:
+            self.owner = which
+            self.agrees()
+            if fails:
+                raise KeyError
+        self.owner, self.died = None, self.died and fails
+
+    @rule(which=st.integers(0, 2))
+    def close(self, which):
+        """With the lock, if it has it: as a death."""
+        self.handles[which].close()
+        self.handles[which] = cl.Lock.attach(self.handles[which - 1])
+        if self.owner == which:
+            self.owner, self.died = None, True
+
+    @invariant()
+    def agrees(self):
+        if hasattr(self, "handles"):
+            assert [each.held for each in self.handles] == [i == self.owner for i in range(3)]
+            assert self.handles[0].holder == (None if self.owner is None else os.getpid())
+            if self.owner is not None:
+                assert self.handles[self.owner].recovered == (os.getpid() if self.died else None)
+
+    def teardown(self):
+        for each in getattr(self, "handles", []):
+            each.close()
+
+
+TestAgainstOneName = AgainstOneName.TestCase
+TestAgainstOneName.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 
 
 # ---- events ----
