@@ -17,6 +17,7 @@
 #ifndef FUZZ_IMAGE_H
 #define FUZZ_IMAGE_H
 
+#include "broadcast.h"
 #include "queue.h"
 
 #include "../c/check.h"
@@ -32,7 +33,9 @@ enum {
     FUZZ_SCRIBBLE = 8,    /* at the fault points */
     FUZZ_THREAD = 16,     /* at any time */
     FUZZ_READ_ONLY = 32,
+    FUZZ_BROADCAST = 64,  /* a broadcast, whatever FUZZ_KIND is */
 };
+enum { BROADCAST = 4 }; /* the kind that this is */
 
 /* ---- pages around each mapping ------------------------------------------------------------------------------------------- */
 
@@ -321,6 +324,134 @@ static void use_queue(cl_segment *segment, const uint8_t *ops)
     free(room);
 }
 
+HELPER void check_broadcast_claim(const cl_broadcast *broadcast, const cl_broadcast_claim *claim)
+{
+    CHECK(claim->size >= 0 && claim->size <= broadcast->plan.slot_size && claim->data >= broadcast->slots &&
+          claim->data + claim->size <= broadcast->slots + broadcast->count * broadcast->stride);
+}
+
+/* The other side, so that there is something to get, and somebody in the way: a handle of its own, in the same memory. */
+typedef struct other_side {
+    cl_segment *segment;
+    cl_broadcast *broadcast;
+    uint8_t *room;
+} other_side;
+
+static other_side begin_other_side(cl_segment *of, int writes, int policy)
+{
+    other_side its = {0};
+    cl_segment_report report;
+    cl_segment_report_of(of, &report);
+    CHECK_IS(cl_segment_new(&its.segment), 0);
+    if (cl_segment_attach(its.segment, (int32_t)report.fd, NULL, CL_SEGMENT_BROADCAST, 0, 0) < 0 ||
+        cl_broadcast_open(&its.broadcast, its.segment) < 0) {
+        its.broadcast = NULL;
+        return its;
+    }
+    its.room = calloc((size_t)its.broadcast->plan.slot_size, 1);
+    if (writes)
+        cl_broadcast_take(its.broadcast);
+    else if (cl_broadcast_subscribe(its.broadcast, policy, 0) < 0)
+        cl_broadcast_subscribe(its.broadcast, 0, 0);
+    return its;
+}
+
+static void end_other_side(other_side *its)
+{
+    cl_broadcast_free(its->broadcast);
+    cl_segment_free(its->segment);
+    free(its->room);
+}
+
+/* As a writer, or as a reader of whatever policy it takes; in a segment that may only be read there is no writer. */
+static void use_broadcast(cl_segment *segment, const uint8_t *ops)
+{
+    cl_broadcast *broadcast;
+    cl_broadcast_report report;
+    cl_broadcast_reader readers[AT_ONCE];
+    cl_broadcast_claim written = {0}, seen = {0};
+    if (cl_broadcast_open(&broadcast, segment) < 0)
+        return;
+    cl_broadcast_set_spin(broadcast, 0);
+    int policy = ops[OPS_AT] >> 1 & 3, reading = ops[OPS_AT] >> 3 & (CL_BROADCAST_FROM_OLDEST | CL_BROADCAST_TELL_LOSS);
+    if (ops[OPS_AT] & 1)
+        cl_broadcast_take(broadcast);
+    else if (cl_broadcast_subscribe(broadcast, policy, reading & CL_BROADCAST_TELL_LOSS) < 0)
+        cl_broadcast_subscribe(broadcast, 0, reading);
+    other_side other = begin_other_side(segment, !(ops[OPS_AT] & 1), policy);
+    int64_t most = broadcast->plan.slot_size;
+    uint8_t *room = calloc((size_t)most, AT_ONCE);
+    for (int i = OPS_AT + 1; i < OPS_END; i++) {
+        int64_t size = ops[i] >> 4 < most ? ops[i] >> 4 : most;
+        if (other.broadcast && i % 2) {
+            uint64_t position = other.broadcast->position;
+            if (cl_broadcast_try_put(other.broadcast, other.room, 1) == 0 && ops[i] >= 192) /* it means harm */
+                cl__store_relaxed(&cl__cast_slot_at(other.broadcast, position)->size, ~0U >> (ops[i] & 31));
+            cl_broadcast_try_get(other.broadcast, other.room, other.broadcast->plan.slot_size);
+        }
+        int what = ops[i] >> 4 & 1 ? CL_BROADCAST_FOR_ROOM : CL_BROADCAST_FOR_RECORD;
+        broadcast->members.owner_asked_at = broadcast->members.all_asked_at = 0; /* it is time to ask */
+        switch (ops[i] & 15) {
+        case 0:
+        case 1:
+            cl_broadcast_try_put(broadcast, room, size);
+            break;
+        case 2:
+        case 3:
+            CHECK(cl_broadcast_try_get(broadcast, room, most) <= most);
+            break;
+        case 4:
+            CHECK(cl_broadcast_put_many(broadcast, room, size, AT_ONCE) <= AT_ONCE);
+            break;
+        case 5:
+            CHECK(cl_broadcast_get_many(broadcast, room, size, AT_ONCE) <= AT_ONCE);
+            break;
+        case 6:
+            if (cl_broadcast_reserve(broadcast, &written) == 0) {
+                check_broadcast_claim(broadcast, &written);
+                memset(written.data, 1, (size_t)written.size);
+            }
+            break;
+        case 7:
+            ops[i] & 16 ? cl_broadcast_cancel(broadcast, &written) : cl_broadcast_commit(broadcast, &written, size);
+            break;
+        case 8:
+        case 9:
+            if (cl_broadcast_peek(broadcast, &seen) == 0) {
+                check_broadcast_claim(broadcast, &seen);
+                read_bytes(seen.data, seen.size);
+                cl_broadcast_is_whole(broadcast, &seen);
+            }
+            break;
+        case 10:
+            cl_broadcast_release(broadcast, &seen);
+            break;
+        case 11:
+            ops[i] & 16 ? cl_broadcast_keep(broadcast, &seen) : cl_broadcast_copy(broadcast, &seen, room);
+            break;
+        case 12:
+            cl_broadcast_wait(broadcast, what, 0, cl__sys_now() + 1);
+            break;
+        case 13:
+            cl_broadcast_recover(broadcast);
+            break;
+        case 14:
+            cl_broadcast_poll_fd(broadcast, what);
+            cl_broadcast_arm(broadcast, what);
+            cl_broadcast_silence(broadcast, what);
+            break;
+        default:
+            cl_broadcast_report_of(broadcast, &report);
+            CHECK(cl_broadcast_readers_of(broadcast, readers, AT_ONCE) <= AT_ONCE);
+            if (ops[i] == 255)
+                cl_broadcast_close(broadcast);
+        }
+    }
+    end_other_side(&other);
+    cl_broadcast_free(broadcast);
+    free(room);
+}
+
 /* ---- one input --------------------------------------------------------------------------------------------------------------- */
 
 /* The fields of the header, in the order in which segment.c has them. */
@@ -343,10 +474,11 @@ static void repair(uint8_t *image, size_t size)
 
 static void attach_and_use(int fd, const uint8_t *input)
 {
-    static const int32_t kinds[] = {CL_SEGMENT_ANY, CL_SEGMENT_RING, CL_SEGMENT_QUEUE, CL_SEGMENT_ANY};
+    static const int32_t kinds[] = {CL_SEGMENT_ANY, CL_SEGMENT_RING, CL_SEGMENT_QUEUE, CL_SEGMENT_ANY, CL_SEGMENT_BROADCAST};
     cl_segment *segment;
     cl_segment_report report;
-    int kind = input[0] & FUZZ_KIND, flags = input[0] & FUZZ_READ_ONLY ? CL_SEGMENT_READ_ONLY : 0;
+    int kind = input[0] & FUZZ_BROADCAST ? BROADCAST : input[0] & FUZZ_KIND;
+    int flags = input[0] & FUZZ_READ_ONLY ? CL_SEGMENT_READ_ONLY : 0;
     CHECK_IS(cl_segment_new(&segment), 0);
     cl_segment_peek(fd, &report);
     if (cl_segment_attach(segment, fd, NULL, kinds[kind], 0, kind == 3 ? flags | CL_SEGMENT_BORROWED : flags) == 0) {
@@ -356,6 +488,8 @@ static void attach_and_use(int fd, const uint8_t *input)
             use_ring(segment, input);
         else if (kind == 2 || report.kind == CL_SEGMENT_QUEUE)
             use_queue(segment, input);
+        else if (kind == BROADCAST || report.kind == CL_SEGMENT_BROADCAST)
+            use_broadcast(segment, input);
         read_bytes(report.data, report.size);
     }
     cl_segment_free(segment);
@@ -405,6 +539,7 @@ static uint8_t *make_input(int kind, uint64_t seed, size_t *all)
     cl_ring_about about;
     cl_queue_plan queue = {.slots = 1 << any(&state) % 4, .slot_size = 1 + (int64_t)(any(&state) % 100), .members = 4,
                            .flags = (int32_t)(any(&state) % 4)};
+    cl_broadcast_plan broadcast = {.slots = queue.slots, .slot_size = queue.slot_size, .members = 4, .flags = queue.flags};
     cl_segment_plan plan = {.size = 5000, .data_offset = CL_SEGMENT_HEADER, .kind = CL_SEGMENT_BYTES, .owner = -1,
                             .group = -1};
     if (kind == 1) {
@@ -414,6 +549,8 @@ static uint8_t *make_input(int kind, uint64_t seed, size_t *all)
                                  .owner = -1, .group = -1};
     } else if (kind == 2) {
         CHECK_IS(cl_queue_describe(&queue, &plan), 0);
+    } else if (kind == BROADCAST) {
+        CHECK_IS(cl_broadcast_describe(&broadcast, &plan), 0);
     }
     CHECK_IS(cl_segment_new(&segment), 0);
     CHECK_IS(cl_segment_create(segment, NULL, &plan), 0);
@@ -423,12 +560,17 @@ static uint8_t *make_input(int kind, uint64_t seed, size_t *all)
         use_ring(segment, ops);
     if (kind == 2)
         use_queue(segment, ops);
+    if (kind == BROADCAST) {
+        ops[OPS_AT] |= 1; /* the writer */
+        use_broadcast(segment, ops);
+    }
     CHECK_IS(cl_segment_report_of(segment, &report), 0);
     *all = PREFIX + (size_t)report.file_size;
     uint8_t *made = malloc(*all);
     for (int i = 0; i < PREFIX; i++)
         made[i] = (uint8_t)any(&state);
-    made[0] = (uint8_t)(kind | (made[0] & 192 ? FUZZ_REPAIR : 0) | (made[0] & (FUZZ_SCRIBBLE | FUZZ_THREAD)));
+    int how = made[0] & (FUZZ_SCRIBBLE | FUZZ_THREAD | (kind == BROADCAST ? FUZZ_READ_ONLY : 0));
+    made[0] = (uint8_t)((kind == BROADCAST ? FUZZ_BROADCAST : kind) | (made[0] & 192 ? FUZZ_REPAIR : 0) | how);
     memcpy(made + PREFIX, report.data - report.data_offset, (size_t)report.file_size);
     cl_segment_free(segment);
     return made;
