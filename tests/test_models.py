@@ -44,6 +44,11 @@ HOLDS = [
     ("lock", "KILLS=0 INDEXES=2 ROUNDS=2"),
     ("lock", "KILLS=0 INDEXES=3"),
     ("lock", "KILLS=2"),
+    ("barrier", "KILLS=0 RESETS=0 GIVES_UP=0"),
+    ("barrier", "KILLS=0 RESETS=1 GIVES_UP=0 ROUNDS=1"),
+    ("barrier", "KILLS=0 RESETS=0 GIVES_UP=1 ROUNDS=1"),
+    ("barrier", "KILLS=1 RESETS=1 GIVES_UP=1 PROCESSES=2"),
+    ("barrier", "KILLS=1 RESETS=0 GIVES_UP=0 ROUNDS=1"),
 ]
 HOLDS_BUT_TAKES_LONG = [
     ("queue", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -64,6 +69,10 @@ HOLDS_BUT_TAKES_LONG = [
     ("broadcast", "KILLS=2 SECOND=BLOCK INDEXES=1"),
     ("lock", "KILLS=0 INDEXES=3 ROUNDS=2"),
     ("lock", "KILLS=2 INDEXES=3"),
+    ("barrier", "KILLS=0 RESETS=1 GIVES_UP=1 ROUNDS=1"),
+    ("barrier", "KILLS=1 RESETS=1 GIVES_UP=0 ROUNDS=1"),
+    ("barrier", "KILLS=1 RESETS=0 GIVES_UP=0"),
+    ("barrier", "KILLS=2 RESETS=0 GIVES_UP=0 ROUNDS=1"),
 ]
 MUTATIONS = [
     ("queue", "IDLE_IGNORES_DEAD", "CONSUMERS=2 KILLS=1 FIRST_PUTS=1"),
@@ -115,6 +124,12 @@ MUTATIONS = [
     ("lock", "JOIN_KEEPS", "KILLS=1"),
     ("lock", "LOOK_FIRST", "KILLS=0 INDEXES=3"),
     ("lock", "NO_COMPARE", "KILLS=0 INDEXES=3"),
+    ("barrier", "STATE_FIRST", "KILLS=0 RESETS=0 GIVES_UP=0"),
+    ("barrier", "NO_COMPARE", "KILLS=0 RESETS=0 GIVES_UP=0"),
+    ("barrier", "NO_ASK", "KILLS=1 RESETS=0 GIVES_UP=0 ROUNDS=1"),
+    ("barrier", "DEAD_COUNT", "KILLS=1 RESETS=0 GIVES_UP=0 ROUNDS=1"),
+    ("barrier", "ANY_END", "KILLS=0 RESETS=1 GIVES_UP=0 ROUNDS=1"),
+    ("barrier", "RESET_KEEPS", "KILLS=0 RESETS=1 GIVES_UP=0 ROUNDS=1"),
 ]
 
 
