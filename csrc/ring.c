@@ -274,11 +274,13 @@ int64_t cl_ring_leave(cl_ring *ring, int32_t which)
     if (which < 0 || which >= CL_RING_SIDES)
         return -EINVAL;
     cl__side *mine = &ring->sides[which];
-    int ours = cl__ring_is_ours(ring, mine);
+    int ours = cl__ring_is_ours(ring, mine) || ring->fault;
     cl__store_relaxed(&mine->generation, 0);
-    if (!ours && !(ring->fault && mine->was_taken))
+    /* Two may come here at once, and one of them has it to give up, or a descriptor would be closed twice:
+     *
+     *     A: takes it     B: closes the ring, leaves it     A: finds that the ring is closed, leaves it */
+    if (!ours || !cl__exchange(&mine->was_taken, 0)) /* partner: the same of another thread */
         return 0;
-    mine->was_taken = 0;
     /* First the word, then the lease: a waiter that finds the lease free looks at the word once more, and so takes nobody for
      * dead who has closed. Killed in between, we have closed. */
     set_state(&ring->shared->doors[which].word, CL__OPEN, CL__CLOSED);
