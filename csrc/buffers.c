@@ -211,7 +211,7 @@ static int64_t reserve(cl_buffers *pool, int64_t index)
 {
     int64_t at = pool->file_offset + index * (int64_t)pool->stride, left = (int64_t)pool->stride, rc = 0;
     for (; left > 0 && rc >= 0; at += RESERVE_STEP, left -= RESERVE_STEP)
-        rc = cl__memory_reserve(cl__segment_fd(pool->members.segment), at, left < RESERVE_STEP ? left : RESERVE_STEP);
+        rc = cl__memory_take_back(cl__segment_fd(pool->members.segment), at, left < RESERVE_STEP ? left : RESERVE_STEP);
     return rc;
 }
 

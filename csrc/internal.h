@@ -5,6 +5,7 @@
 #include "corelane.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -312,30 +313,71 @@ int64_t cl__process_ended(cl_process *process); /* 1: it is a zombie or gone; do
 /* ---- memory_*.c: files in memory ---------------------------------------------------------------------------------- */
 
 int64_t cl__memory_file(int huge_shift);    /* without a name; its size can be sealed */
-int64_t cl__memory_nameless(const char *directory, int mode); /* one that can be given a name there */
-int64_t cl__memory_give_name(int fd, const char *path);       /* -EEXIST */
+/* One that can be given a name there. `*hidden`: the path it has until then, from malloc(), for whoever gives up; or NULL. */
+int64_t cl__memory_nameless(const char *directory, int mode, char **hidden);
+int64_t cl__memory_give_name(int fd, const char *path, char **hidden); /* -EEXIST */
+int64_t cl__memory_set_size(int fd, int64_t size);
 int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size); /* so that no touch can fail for want of memory */
-int64_t cl__memory_open_anew(int fd, int flags); /* a description of its own; -ENOENT without /proc */
+int64_t cl__memory_open_anew(int fd, int flags); /* a description of its own; -ENOENT without /proc, -ENOTSUP */
 int64_t cl__memory_give_back(int fd, int64_t offset, int64_t size); /* to the system; zeros when it is touched again */
+int64_t cl__memory_take_back(int fd, int64_t offset, int64_t size); /* what was given back, of whole pages: reserved again */
 int64_t cl__memory_seal(int fd);            /* its size stays as it is */
 int64_t cl__memory_bind(void *base, size_t size, int mode, const uint64_t *nodes, int words); /* to NUMA nodes */
 int64_t cl__memory_populate(void *base, size_t size, int writes);
+int cl__memory_populates(void);             /* the flag of mmap(2) that does it; 0: there is none */
 
 /* ---- lease_*.c: proof that somebody lives --------------------------------------------------------------------------- */
 
-enum { CL__FD_PATH = 32 };
-void cl__fd_path(int fd, char path[CL__FD_PATH]); /* by which it can be opened anew */
-int cl__fd_is_eventfd(int fd); /* without /proc: that, or no file of another kind either */
-/* A description of our own of the file open as `fd`, with a shared lock that says: held. -EAGAIN: somebody has it alone. */
-int64_t cl__lease_open(int fd);
+/* What holds a segment. Two descriptions of one file, as a lock is never in the way of what asks through its own. */
+typedef struct cl__lease {
+    int own; /* it holds; -1: nothing is held */
+    /* The other one; perhaps the segment's own descriptor, or one of ours. Who waits asks by it while another thread lets go. */
+    _Atomic int asks;
+} cl__lease;
+
+/* Where in a segment's header is said whether the file of its lease was removed by the last holder: see lease_files.c. */
+enum { CL__LEASE_GONE_AT = 68 };
+
+/* The first 8 bytes of a segment: those of builds that do not see each other's leases are foreign to each other. */
+const char *cl__lease_magic(void);
+/* A shared lock of our own on the segment open as `fd`, that says: held. `makes`: nobody has held it before. -EAGAIN: somebody
+ * has it alone. -ENOLCK: the file of its lease is not there. */
+int64_t cl__lease_open(cl__lease *lease, int fd, int makes);
+void cl__lease_close(cl__lease *lease, int fd); /* `fd`: the segment's, or -1 */
+void cl__lease_forget(cl__lease *lease);        /* what a forked child has inherited of it */
 int64_t cl__lease_is_held(int fd);
-int64_t cl__lease_take(int fd);            /* alone, through this description. 1, or 0: somebody holds it */
-/* The same for a participant, a number from 0. Taken through the description that cl__lease_open gave, asked for through
+/* Alone: 1, or 0: somebody holds it. It is given back by the second call, and when both `fd` and `own` are closed. */
+int64_t cl__lease_take(int fd, int *own);
+void cl__lease_give_back(int fd, int own);
+/* The same for a participant, a number from 0. Taken through a description that holds, or a bare one, asked for through
  * any other. -EACCES: the file may only be read. */
-int64_t cl__lease_part_is_held(int fd, int part);
-int64_t cl__lease_take_part(int lease, int part);
-void cl__lease_drop_part(int lease, int part);
-int64_t cl__lease_open_bare(int fd); /* a description that holds nothing: for taking a part in somebody's stead */
+int64_t cl__lease_part_is_held(const cl__lease *lease, int part);
+int64_t cl__lease_take_part(int own, int part);
+void cl__lease_drop_part(int own, int part);
+/* A description that holds nothing: for taking a part in somebody's stead. One thread of the process at a time has one. */
+int64_t cl__lease_open_bare(const cl__lease *lease, int fd);
+void cl__lease_close_bare(const cl__lease *lease, int bare);
+
+/* ---- fd_*.c: what a descriptor is ---------------------------------------------------------------------------------- */
+
+enum { CL__FD_PATH = 32 };
+void cl__fd_path(int fd, char path[CL__FD_PATH]); /* by which it can be opened anew; only where there is a /proc */
+int cl__fd_is_eventfd(int fd); /* without /proc: that, or no file of another kind either */
+
+/* ---- where memory is files: files_*.c, what systems have differently; hidden_files.c, those that have no name ------- */
+
+int64_t cl__files_lock(int fd, struct flock *range); /* F_OFD_SETLK */
+int64_t cl__files_ask(int fd, struct flock *range);  /* F_OFD_GETLK */
+int64_t cl__files_rename(const char *from, const char *to); /* -EEXIST: nothing is replaced */
+
+enum { CL__HIDDEN_PATH = 96 };
+enum { CL__HIDDEN_LEASE, CL__HIDDEN_BELL, CL__HIDDEN_PART };
+/* The path of one: of a lease, by the device and number of its segment's file; of a bell, by its process and a count. */
+void cl__hidden_path(char path[CL__HIDDEN_PATH], int kind, uint64_t first, uint64_t second);
+/* A file that is not whole yet, in that directory, under a name that nobody has; its maker holds it while it lives. */
+int64_t cl__hidden_file(const char *directory, char **path);
+/* The first byte of leases, of any file: 1: it is ours alone, or shared; 0: somebody is in the way. */
+int64_t cl__files_hold(int fd, int kind); /* F_RDLCK, F_WRLCK, F_UNLCK */
 
 /* ---- segment.c, for what is built on it ------------------------------------------------------------------------------ */
 
@@ -346,6 +388,9 @@ int64_t cl__segment_part_is_held(const cl_segment *segment, int part); /* by any
  * segment was let go of, as its parts may be somebody else's since: who held one there must not give up, or go on as, that one. */
 const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment);
 int cl__segment_fd(const cl_segment *segment);
+/* See cl__lease_open_bare. Between the two that follow. */
+int64_t cl__segment_open_bare(const cl_segment *segment);
+void cl__segment_close_bare(const cl_segment *segment, int bare);
 /* No fork between these two: a child would have what is open, and its locks with it. Take no part between them. */
 void cl__segments_hold_still(void);
 void cl__segments_go_on(void);

@@ -4,33 +4,14 @@
  *
  * The bytes that are locked lie beyond the end of any file: locks need no bytes. The first says that somebody holds the
  * segment; each of the others is one participant's, who alone has it. */
+#include "atomic.h"
 #include "internal.h"
 
 #include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { SET = 37, GET = 36 }; /* F_OFD_SETLK, F_OFD_GETLK: libc's headers hide them from some settings */
 #define HELD_AT (1LL << 62)
-
-void cl__fd_path(int fd, char path[CL__FD_PATH])
-{
-    snprintf(path, CL__FD_PATH, "/proc/self/fd/%d", fd);
-}
-
-int cl__fd_is_eventfd(int fd)
-{
-    static const char name[] = "anon_inode:[eventfd]";
-    char path[CL__FD_PATH], target[sizeof name];
-    struct stat file;
-    cl__fd_path(fd, path);
-    ssize_t length = readlink(path, target, sizeof target);
-    if (length >= 0)
-        return length == sizeof name - 1 && memcmp(target, name, sizeof name - 1) == 0;
-    return fstat(fd, &file) == 0 && (file.st_mode & S_IFMT) == 0; /* so are all that are no files */
-}
 
 static int64_t lock(int fd, int command, short kind, int64_t at, short *found)
 {
@@ -53,12 +34,24 @@ static int64_t open_anew(int fd, int access)
     return own < 0 ? errno == ENOENT ? -ENOTSUP : -errno : own; /* there is no /proc */
 }
 
-int64_t cl__lease_open_bare(int fd)
+int64_t cl__lease_open_bare(const cl__lease *lease, int fd)
 {
+    (void)lease;
     return open_anew(fd, O_RDWR);
 }
 
-int64_t cl__lease_open(int fd)
+void cl__lease_close_bare(const cl__lease *lease, int bare)
+{
+    (void)lease;
+    close(bare);
+}
+
+const char *cl__lease_magic(void)
+{
+    return "corelane";
+}
+
+static int64_t open_and_hold(int fd)
 {
     int64_t own = open_anew(fd, O_RDWR); /* a participant's lock needs one for writing; who may only read can be none */
     if (own == -EACCES || own == -EPERM || own == -EROFS)
@@ -71,6 +64,29 @@ int64_t cl__lease_open(int fd)
         return rc == -EACCES ? -EAGAIN : rc;
     }
     return own;
+}
+
+int64_t cl__lease_open(cl__lease *lease, int fd, int makes)
+{
+    (void)makes;
+    int64_t own = open_and_hold(fd);
+    lease->own = own < 0 ? -1 : (int)own;
+    cl__store_relaxed(&lease->asks, fd); /* partner: cl__lease_part_is_held */
+    return own < 0 ? own : 0;
+}
+
+void cl__lease_close(cl__lease *lease, int fd)
+{
+    (void)fd;
+    cl__lease_forget(lease);
+}
+
+void cl__lease_forget(cl__lease *lease)
+{
+    if (lease->own >= 0)
+        close(lease->own);
+    lease->own = -1;
+    cl__store_relaxed(&lease->asks, -1); /* partner: as above; what is asked of another file meanwhile does not matter */
 }
 
 static int64_t is_held(int fd, int64_t at)
@@ -91,14 +107,20 @@ int64_t cl__lease_is_held(int fd)
     return is_held(fd, 0);
 }
 
-int64_t cl__lease_take(int fd)
+int64_t cl__lease_take(int fd, int *own)
 {
+    *own = -1;
     return take(fd, 0);
 }
 
-int64_t cl__lease_part_is_held(int fd, int part)
+void cl__lease_give_back(int fd, int own)
 {
-    return is_held(fd, 1 + part);
+    (void)fd, (void)own; /* it goes with that descriptor */
+}
+
+int64_t cl__lease_part_is_held(const cl__lease *lease, int part)
+{
+    return is_held(cl__load_relaxed(&lease->asks), 1 + part); /* partner: the stores above */
 }
 
 int64_t cl__lease_take_part(int lease, int part)
@@ -109,4 +131,9 @@ int64_t cl__lease_take_part(int lease, int part)
 void cl__lease_drop_part(int lease, int part)
 {
     lock(lease, SET, F_UNLCK, 1 + part, NULL);
+}
+
+int64_t cl_segment_sweep(void)
+{
+    return 0; /* nothing lies beside a segment */
 }

@@ -166,14 +166,14 @@ static void clear_the_dead(cl__members *members, uint32_t index)
 static int64_t recover(cl__members *members, uint32_t index)
 {
     cl__segments_hold_still();
-    int64_t own = cl__lease_open_bare(cl__segment_fd(members->segment)), rc = own;
+    int64_t own = cl__segment_open_bare(members->segment), rc = own;
     if (own >= 0) {
         rc = cl__lease_take_part((int)own, (int)index);
         if (rc == 1) {
             clear_the_dead(members, index);
             cl__lease_drop_part((int)own, (int)index);
         }
-        close((int)own);
+        cl__segment_close_bare(members->segment, (int)own);
     }
     cl__segments_go_on();
     return rc;

@@ -23,16 +23,33 @@ int64_t cl__memory_file(int huge_shift)
     return result_of(syscall(SYS_memfd_create, "corelane", MEMFD_CLOEXEC | MEMFD_ALLOW_SEALING | huge));
 }
 
-int64_t cl__memory_nameless(const char *directory, int mode)
+const char *cl_segment_directory(void)
 {
+    return "/dev/shm";
+}
+
+int64_t cl__memory_nameless(const char *directory, int mode, char **hidden)
+{
+    (void)hidden;
     return result_of(open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, mode));
 }
 
-int64_t cl__memory_give_name(int fd, const char *path)
+int64_t cl__memory_give_name(int fd, const char *path, char **hidden)
 {
+    (void)hidden;
     char link[CL__FD_PATH];
     cl__fd_path(fd, link);
     return result_of(linkat(AT_FDCWD, link, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+}
+
+int64_t cl__memory_set_size(int fd, int64_t size)
+{
+    return result_of(ftruncate(fd, size));
+}
+
+int cl__memory_populates(void)
+{
+    return MAP_POPULATE;
 }
 
 int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size)
@@ -43,6 +60,11 @@ int64_t cl__memory_reserve(int fd, int64_t offset, int64_t size)
 int64_t cl__memory_give_back(int fd, int64_t offset, int64_t size)
 {
     return result_of(fallocate(fd, PUNCH_HOLE, offset, size));
+}
+
+int64_t cl__memory_take_back(int fd, int64_t offset, int64_t size)
+{
+    return cl__memory_reserve(fd, offset, size);
 }
 
 int64_t cl__memory_seal(int fd)

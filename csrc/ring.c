@@ -118,7 +118,10 @@ int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
         ring->sides[i].ringer.fd = -1;
     }
     cl_ring_set_spin(ring, CL__SPIN_NS);
-    rc = map_twice(ring, (int)report.fd, &about, populate ? MAP_POPULATE : 0);
+    int flag = populate ? cl__memory_populates() : 0;
+    rc = map_twice(ring, (int)report.fd, &about, flag);
+    if (rc == 0 && populate && !flag)
+        rc = cl__memory_populate(ring->records, 2 * (size_t)about.capacity, !ring->read_only);
     if (rc < 0) {
         cl_ring_free(ring);
         return rc;

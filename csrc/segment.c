@@ -24,8 +24,6 @@
 
 enum { VERSION = 1, LINE = 64 };
 
-static const char MAGIC[8] = {'c', 'o', 'r', 'e', 'l', 'a', 'n', 'e'};
-
 typedef struct header {
     uint64_t magic;
     uint32_t version;
@@ -34,16 +32,21 @@ typedef struct header {
     uint64_t layout;
     int64_t created_ns, creator;
     _Atomic uint32_t ready; /* stored (release) by create, loaded (acquire) by attach: before it nothing else is believed */
-    uint32_t unused;
+    uint32_t lease_gone;    /* lease_files.c's */
 } header;
+
+_Static_assert(offsetof(header, lease_gone) == CL__LEASE_GONE_AT, "where leases look for it");
 
 struct cl_segment {
     uint8_t *base;
     size_t mapped;
     _Atomic int fd; /* who waits may ask by it while another thread lets go: what it asks of another file does not matter */
-    int lease;
+    cl__lease lease;
     _Atomic uint32_t generation;
-    int64_t reserved; /* bytes, while it is made */
+    /* While it is made: bytes; the path of what has no name yet, or NULL, and the process that made it. */
+    int64_t reserved;
+    char *hidden;
+    int64_t hidden_by;
     cl_segment_report report;
     struct cl_segment *next, *previous; /* of those with a lease */
 };
@@ -69,11 +72,11 @@ static void hold_anew(void)
 {
     for (cl_segment *each = held; each; each = each->next) {
         /* Ours first: the parent may have let go by now, and between the two nobody would hold it. */
-        int inherited = each->lease;
-        each->lease = (int)cl__lease_open(each->fd);
-        close(inherited);
-        if (each->lease < 0) /* it has perhaps taken the last free number */
-            each->lease = (int)cl__lease_open(each->fd);
+        cl__lease inherited = each->lease;
+        int64_t rc = cl__lease_open(&each->lease, each->fd, 0);
+        cl__lease_forget(&inherited);
+        if (rc < 0) /* it has perhaps taken the last free number */
+            cl__lease_open(&each->lease, each->fd, 0);
         cl__add_relaxed(&each->generation, 1); /* partner: none, this thread is alone */
     }
     unlock_held();
@@ -84,13 +87,12 @@ static void watch_forks(void)
     pthread_atfork(lock_held, unlock_held, hold_anew);
 }
 
-static int64_t hold(cl_segment *segment)
+static int64_t hold(cl_segment *segment, int makes)
 {
     pthread_once(&held_once, watch_forks);
     lock_held();
-    int64_t lease = cl__lease_open(segment->fd);
-    if (lease >= 0) {
-        segment->lease = (int)lease;
+    int64_t rc = cl__lease_open(&segment->lease, segment->fd, makes);
+    if (rc >= 0) {
         segment->next = held;
         segment->previous = NULL;
         if (held)
@@ -98,13 +100,13 @@ static int64_t hold(cl_segment *segment)
         held = segment;
     }
     unlock_held();
-    return lease < 0 ? lease : 0;
+    return rc;
 }
 
 static void give_up_lease(cl_segment *segment)
 {
     lock_held();
-    if (segment->lease >= 0 || segment->next || segment->previous || held == segment) {
+    if (segment->lease.own >= 0 || segment->next || segment->previous || held == segment) {
         if (segment->previous)
             segment->previous->next = segment->next;
         else
@@ -112,10 +114,8 @@ static void give_up_lease(cl_segment *segment)
         if (segment->next)
             segment->next->previous = segment->previous;
         cl__add_relaxed(&segment->generation, 1); /* partner: this process's threads; before anybody else can have our parts */
-        if (segment->lease >= 0)
-            close(segment->lease);
+        cl__lease_close(&segment->lease, segment->fd);
     }
-    segment->lease = -1;
     segment->next = segment->previous = NULL;
     unlock_held();
 }
@@ -125,7 +125,7 @@ static void give_up_lease(cl_segment *segment)
 int64_t cl__segment_take_part(cl_segment *segment, int part)
 {
     lock_held();
-    int64_t rc = segment->lease < 0 ? -EBADF : cl__lease_take_part(segment->lease, part);
+    int64_t rc = segment->lease.own < 0 ? -EBADF : cl__lease_take_part(segment->lease.own, part);
     unlock_held();
     return rc;
 }
@@ -133,14 +133,24 @@ int64_t cl__segment_take_part(cl_segment *segment, int part)
 void cl__segment_drop_part(cl_segment *segment, int part)
 {
     lock_held();
-    if (segment->lease >= 0)
-        cl__lease_drop_part(segment->lease, part);
+    if (segment->lease.own >= 0)
+        cl__lease_drop_part(segment->lease.own, part);
     unlock_held();
 }
 
 int64_t cl__segment_part_is_held(const cl_segment *segment, int part)
 {
-    return cl__lease_part_is_held(cl__load_relaxed(&segment->fd), part); /* partner: the store in cl_segment_let_go */
+    return cl__lease_part_is_held(&segment->lease, part);
+}
+
+int64_t cl__segment_open_bare(const cl_segment *segment)
+{
+    return cl__lease_open_bare(&segment->lease, segment->fd);
+}
+
+void cl__segment_close_bare(const cl_segment *segment, int bare)
+{
+    cl__lease_close_bare(&segment->lease, bare);
 }
 
 const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment)
@@ -170,7 +180,8 @@ int64_t cl_segment_new(cl_segment **out)
     cl_segment *segment = calloc(1, sizeof *segment);
     if (!segment)
         return -ENOMEM;
-    segment->fd = segment->lease = -1;
+    segment->fd = -1;
+    segment->lease = (cl__lease){-1, -1};
     atomic_init(&segment->generation, 1);
     segment->report.fd = -1;
     *out = segment;
@@ -191,7 +202,11 @@ void cl_segment_let_go(cl_segment *segment)
 
 static void undo(cl_segment *segment)
 {
-    cl_segment_let_go(segment);
+    if (segment->hidden && segment->hidden_by == cl__sys_getpid()) /* not in a forked child: it may get its name yet */
+        unlink(segment->hidden);
+    free(segment->hidden);
+    segment->hidden = NULL;
+    cl_segment_let_go(segment); /* as one without a name */
     if (segment->base)
         munmap(segment->base, segment->mapped);
     segment->base = NULL;
@@ -253,7 +268,7 @@ static void write_header(cl_segment *segment, const cl_segment_plan *plan)
     header *head = (header *)segment->base;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    memcpy(&head->magic, MAGIC, sizeof MAGIC);
+    memcpy(&head->magic, cl__lease_magic(), sizeof head->magic);
     head->version = VERSION;
     head->kind = (uint32_t)plan->kind;
     head->file_size = segment->mapped;
@@ -290,7 +305,7 @@ static void report_from(cl_segment *segment, const header *head, int flags)
 }
 
 /* In the directory of its name, which it gets when it is whole. */
-static int64_t open_beside(const char *path, const cl_segment_plan *plan)
+static int64_t open_beside(cl_segment *segment, const char *path, const cl_segment_plan *plan)
 {
     char directory[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -298,7 +313,8 @@ static int64_t open_beside(const char *path, const cl_segment_plan *plan)
         return slash && slash != path ? -ENAMETOOLONG : -EINVAL;
     memcpy(directory, path, (size_t)(slash - path));
     directory[slash - path] = '\0';
-    int fd = (int)cl__memory_nameless(directory, plan->mode);
+    segment->hidden_by = cl__sys_getpid();
+    int fd = (int)cl__memory_nameless(directory, plan->mode, &segment->hidden);
     if (fd < 0)
         return fd;
     /* Whatever the umask says; the owner last, for then it may not be ours any more. */
@@ -333,13 +349,14 @@ static int64_t make(cl_segment *segment, const char *path, const cl_segment_plan
 {
     int64_t rc;
     if (segment->fd < 0) {
-        rc = path ? open_beside(path, plan) : cl__memory_file(plan->huge_shift);
+        rc = path ? open_beside(segment, path, plan) : cl__memory_file(plan->huge_shift);
         if (rc < 0)
             return rc;
         segment->fd = (int)rc;
     }
-    if (ftruncate(segment->fd, (off_t)size) < 0)
-        return -errno;
+    rc = cl__memory_set_size(segment->fd, (int64_t)size);
+    if (rc < 0)
+        return rc;
     rc = segment->base ? 0 : map(segment, size, plan->flags);
     if (rc >= 0 && plan->nodes) /* the file's own policy, which whoever touches a page first then follows */
         rc = cl__memory_bind(segment->base, size, plan->node_mode, plan->nodes, plan->node_words);
@@ -352,10 +369,10 @@ static int64_t make(cl_segment *segment, const char *path, const cl_segment_plan
     write_header(segment, plan);
     if (!path)
         rc = cl__memory_seal(segment->fd);
-    if (rc >= 0 && segment->lease < 0)
-        rc = hold(segment); /* before it has a name: what has one and no holder may be cleaned away */
+    if (rc >= 0 && segment->lease.own < 0)
+        rc = hold(segment, 1); /* before it has a name: what has one and no holder may be cleaned away */
     if (rc >= 0 && path)
-        rc = cl__memory_give_name(segment->fd, path);
+        rc = cl__memory_give_name(segment->fd, path, &segment->hidden);
     return rc;
 }
 
@@ -404,7 +421,7 @@ static int64_t look_at_header(int fd, header *head, cl_segment_report *report)
         return -errno;
     if (got < (ssize_t)sizeof *head)
         return refuse(report, CL_SEGMENT_SHORT, (uint64_t)got, CL_SEGMENT_HEADER);
-    if (memcmp(&head->magic, MAGIC, sizeof MAGIC) != 0) {
+    if (memcmp(&head->magic, cl__lease_magic(), sizeof head->magic) != 0) {
         /* All zeros: one without O_TMPFILE has its name before its header. */
         return refuse(report, head->magic ? CL_SEGMENT_FOREIGN : CL_SEGMENT_NOT_READY, head->magic, 0);
     }
@@ -454,7 +471,7 @@ static int64_t take(cl_segment *segment, int kind, uint64_t layout, int flags)
         return refuse(&segment->report, CL_SEGMENT_LAYOUT, head.layout, layout);
     rc = map(segment, head.file_size, flags);
     rc = rc < 0 ? rc : settle_pages(segment, flags);
-    rc = rc < 0 ? rc : hold(segment);
+    rc = rc < 0 ? rc : hold(segment, 0);
     if (rc == -EAGAIN) /* somebody is cleaning it away */
         return -ENOENT;
     if (rc >= 0)
@@ -487,6 +504,8 @@ int64_t cl_segment_attach(cl_segment *segment, int32_t fd, const char *path, int
     rc = take(segment, kind, layout, flags);
     if (rc >= 0 && fd < 0)
         rc = still_has_its_name(segment);
+    if (rc == -ENOLCK && fd < 0 && still_has_its_name(segment) == -ENOENT) /* both were cleaned away */
+        rc = -ENOENT;
     if (rc < 0)
         undo(segment);
     return rc;
@@ -516,7 +535,7 @@ int64_t cl_segment_clean(const char *path)
     header head;
     cl_segment_report unused;
     struct stat now, there;
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    int own = -1, fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0)
         return -errno;
     int64_t rc = look_at_header(fd, &head, &unused);
@@ -524,7 +543,7 @@ int64_t cl_segment_clean(const char *path)
         unused.fault != CL_SEGMENT_SHORT)
         rc = 0; /* ours, and of no use to anybody */
     if (rc >= 0)
-        rc = cl__lease_take(fd); /* all of it: nobody can hold it, or begin to, while we have this */
+        rc = cl__lease_take(fd, &own); /* all of it: nobody can hold it, or begin to, while we have this */
     if (rc == 1) {
         /* Under that name another may be by now: made after somebody else has cleaned this one away. */
         if (fstat(fd, &now) < 0 || lstat(path, &there) < 0)
@@ -533,6 +552,7 @@ int64_t cl_segment_clean(const char *path)
             rc = -ENOENT;
         else if (unlink(path) < 0)
             rc = -errno;
+        cl__lease_give_back(fd, own);
     }
     close(fd);
     return rc;

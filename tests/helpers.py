@@ -57,6 +57,20 @@ every_road = pytest.mark.parametrize(
 )
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
+# What memory that is ordinary files (the portable build, macOS) does not have.
+IN_PLACE = (
+    PLATFORM == "linux"
+)  # a descriptor is opened anew, and sizes are sealed: a child has the segment's own memory
+needs_in_place = pytest.mark.skipif(not IN_PLACE, reason=f"in the {PLATFORM} build a child's stream is a copy")
+needs_reopening = pytest.mark.skipif(
+    PLATFORM != "linux", reason=f"the {PLATFORM} build opens no descriptor of another process"
+)
+needs_memfd = pytest.mark.skipif(
+    PLATFORM != "linux", reason=f"the {PLATFORM} build has no huge pages and no NUMA nodes"
+)
+needs_lease_files = pytest.mark.skipif(PLATFORM == "linux", reason="here a lease is a lock on the segment itself")
+# With and without a name, for what finds its way by a handle.
+by_every_handle = pytest.mark.parametrize("named", [pytest.param(False, marks=needs_reopening), True])
 needs_clone = pytest.mark.skipif(PLATFORM != "linux", reason=f"the {PLATFORM} build does not clone, and has no pidfd")
 OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]  # the CPUs that we may use
 needs_two = pytest.mark.skipif(len(OURS) < 2, reason="this process may use one CPU only: there is nothing to choose")

@@ -18,7 +18,7 @@ import time
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import PATIENCE, needs_linux, wait_until
+from helpers import PATIENCE, by_every_handle, needs_linux, wait_until
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -559,7 +559,7 @@ def test_no_memory_for_what_was_trimmed_is_an_error_and_no_sigbus():
 # ---- other processes ----
 
 
-@pytest.mark.parametrize("named", [False, True])
+@by_every_handle
 def test_its_handle_is_pickled(named, name):
     code = (
         "import pickle, sys; p = pickle.loads(bytes.fromhex(sys.argv[1])); b = p.open(bytes.fromhex(sys.argv[2]))\n"

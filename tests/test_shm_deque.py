@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 
 import pytest
-from helpers import PATIENCE, needs_linux, wait_until
+from helpers import PATIENCE, by_every_handle, needs_linux, wait_until
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -361,7 +361,7 @@ def test_what_a_stranger_wrote():
 # ---- other processes ----
 
 
-@pytest.mark.parametrize("named", [False, True])
+@by_every_handle
 def test_its_handle_is_pickled(named, name):
     code = "import pickle, sys; d = pickle.loads(bytes.fromhex(sys.argv[1]))\nprint(d.steal(), d.stats().members)"
     with cl.Deque.create(4, 64, name if named else None, spin=0) as made:

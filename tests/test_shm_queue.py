@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 
 import pytest
-from helpers import PATIENCE, needs_linux, wait_until
+from helpers import PATIENCE, by_every_handle, needs_linux, wait_until
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -440,7 +440,7 @@ def test_what_a_stranger_wrote():
 # ---- other processes ----
 
 
-@pytest.mark.parametrize("named", [False, True])
+@by_every_handle
 def test_its_handle_is_pickled(named, name):
     code = (
         "import pickle, sys; q = pickle.loads(bytes.fromhex(sys.argv[1]))\n"

@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import needs_linux, wait_until
+from helpers import by_every_handle, needs_lease_files, needs_linux, needs_memfd, needs_reopening, wait_until
 
 import corelane as cl
 from corelane import shm
@@ -87,7 +88,7 @@ def test_it_is_sent_over_a_socket():
             assert other.buf[3] == 3
 
 
-@pytest.mark.parametrize("named", [False, True])
+@by_every_handle
 def test_its_handle_is_pickled(named, name):
     code = (
         "import pickle, sys; handle = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
@@ -162,6 +163,7 @@ def test_a_worker_may_be_given_an_object_and_its_segment():
         assert worker.exitcode == 0
 
 
+@needs_reopening
 def test_a_handle_whose_process_has_gone_says_so():
     done = cl.run(
         [sys.executable, "-c", "import pickle, sys; from corelane import shm; s = shm.Segment.create(9)\n"
@@ -171,6 +173,58 @@ def test_a_handle_whose_process_has_gone_says_so():
     with pytest.raises(FileNotFoundError, match="has closed it, or has ended") as caught:
         shm.Segment.attach(pickle.loads(done.stdout))
     assert isinstance(caught.value, cl.ShmError)
+
+
+@needs_lease_files
+def test_a_handle_without_a_name_leads_only_to_its_own_process():
+    code = "import pickle, sys; from corelane import shm; shm.Segment.attach(pickle.loads(bytes.fromhex(sys.argv[1])))"
+    with shm.Segment.create(10) as segment:
+        handle = pickle.loads(pickle.dumps(segment.handle))
+        segment.buf[0] = 1
+        with shm.Segment.attach(handle) as same:
+            assert same.buf[0] == 1
+        said = in_another_program(code, pickle.dumps(handle).hex()).stderr
+        assert "NotSupported" in said
+        assert "give the segment a name, pass the descriptor" in said
+    with pytest.raises(FileNotFoundError, match="it has closed it"):
+        shm.Segment.attach(handle)
+    other = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(other, handle.fd)
+    try:
+        with pytest.raises(FileNotFoundError, match="another one is there now"):
+            shm.Segment.attach(handle)
+    finally:
+        for fd in {other, handle.fd}:
+            os.close(fd)
+
+
+def _attach_and_count(segment, ready, go):
+    descriptors = len(os.listdir("/proc/self/fd"))
+    segment.buf[0] += 1
+    ready.set()
+    go.wait()
+    segment.close()
+    del segment
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) < descriptors
+
+
+@needs_lease_files
+@pytest.mark.usefixtures("stops_the_tracker")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_multiprocessing_takes_one_without_a_name(method):
+    """Also when whoever made it has closed it before the other one is there."""
+    context = multiprocessing.get_context(method)
+    ready, go = context.Event(), context.Event()
+    segment = shm.Segment.create(10)
+    with shm.Segment.attach(segment) as same:
+        worker = context.Process(target=_attach_and_count, args=(segment, ready, go))
+        worker.start()
+        segment.close()
+        assert ready.wait(60)
+        go.set()
+        worker.join()
+        assert (worker.exitcode, same.buf[0]) == (0, 1)
 
 
 def test_a_handle_of_what_was_replaced_is_refused(name):
@@ -344,7 +398,7 @@ def test_memory_that_is_there_already():
     with shm.Segment.create(1 << 20, populate=True) as segment:
         with open("/proc/self/smaps") as file:
             text = file.read()
-        block = text[text.index("memfd:corelane") :]
+        block = text[re.search(r"memfd:corelane|/\.corelane\.part", text).start() :]
         resident = next(line for line in block.splitlines() if line.startswith("Rss:"))
         assert int(resident.split()[1]) >= 1024
         assert segment.size == 1 << 20
@@ -357,6 +411,7 @@ def test_memory_that_is_locked():
         assert int(locked.split()[1]) >= 64
 
 
+@needs_memfd
 def test_memory_of_a_node():
     if not os.path.exists("/sys/devices/system/node/node0"):
         pytest.skip("this kernel knows no NUMA nodes")
@@ -366,6 +421,7 @@ def test_memory_of_a_node():
         shm.Segment.create(100, numa=("bind", 1000))
 
 
+@needs_memfd
 def test_huge_pages():
     path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
     if not os.path.exists(path):
@@ -378,6 +434,13 @@ def test_huge_pages():
     else:
         with pytest.raises(OSError, match="too few pages of 2M are free"):
             shm.Segment.create(3 << 20, huge_pages="2M")
+
+
+@needs_lease_files
+@pytest.mark.parametrize("options", [{"huge_pages": "2M"}, {"numa": ("bind", "0")}])
+def test_memory_that_the_platform_does_not_have(options):
+    with pytest.raises(cl.NotSupported, match="neither huge pages nor NUMA nodes"):
+        shm.Segment.create(100, **options)
 
 
 def test_a_full_file_system_is_an_error_and_no_sigbus(tmp_path):
@@ -464,6 +527,7 @@ def test_what_only_objects_say_is_no_option(private):
         shm.Segment.create(10, **{private: 1})
 
 
+@needs_memfd
 def test_a_node_that_is_not_there():
     with pytest.raises(OSError, match=r"numa=\('bind', '1000'\): are all of these nodes there") as caught:
         shm.Segment.create(10, numa=("bind", "1000"))

@@ -15,7 +15,7 @@ import time
 from contextlib import closing, suppress
 
 import pytest
-from helpers import PATIENCE, needs_linux, script, wait_until
+from helpers import PATIENCE, by_every_handle, needs_linux, script, wait_until
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -125,8 +125,9 @@ def test_by_name_by_handle_and_by_descriptor(kind, name):
 
 
 @every_kind
-def test_it_is_pickled(kind):
-    one = MAKE[kind](spin=0)
+@by_every_handle
+def test_it_is_pickled(named, kind, name):
+    one = MAKE[kind](name=name if named else None, spin=0)
     code = "import pickle, sys; x = pickle.loads(bytes.fromhex(sys.argv[1])); print(type(x).__name__, x._spin)"
     done = subprocess.run(
         [sys.executable, "-c", code, pickle.dumps(one).hex()], capture_output=True, text=True, check=False, timeout=60

@@ -81,14 +81,19 @@ int64_t cl_segment_new(cl_segment **out);
  * Blocks: no. Threads: caller locks. */
 void cl_segment_free(cl_segment *segment);
 
-/* Make one, all zeros, its memory reserved. `path` NULL: a sealed memfd. Else a file, which appears under that name when
+/* The directory where names of segments belong.
+ * Blocks: no. Threads: any. */
+const char *cl_segment_directory(void);
+
+/* Make one, all zeros, its memory reserved. `path` NULL: it has no name; on Linux a sealed memfd. Else a file, which appears under that name when
  * it is ready, with `mode`; -EEXIST if there is one. -EINTR at a signal: call again, nothing is lost. -EBUSY: the
  * object has a segment. -ENOSPC, -ENOMEM, -EPERM and what the calls say; -ENOTSUP: the platform has no such thing.
  * Blocks: while memory is reserved. Threads: caller locks. */
 int64_t cl_segment_create(cl_segment *segment, const char *path, const cl_segment_plan *plan);
 
 /* Attach what is open as `fd` (a duplicate of it is made), or the file at `path` if fd < 0. `kind` and, unless it is 0,
- * `layout` must be the segment's. -EBADMSG: it is not what it must be, and the report says what. -EBUSY.
+ * `layout` must be the segment's. -EBADMSG: it is not what it must be, and the report says what. -EBUSY. -ENOLCK: somebody has
+ * removed the file of its lease (never on Linux).
  * Blocks: as open(2), and for POPULATE and LOCK. Threads: caller locks. */
 int64_t cl_segment_attach(cl_segment *segment, int32_t fd, const char *path, int32_t kind, uint64_t layout, int32_t flags);
 
@@ -113,8 +118,12 @@ int64_t cl_segment_peek(int32_t fd, cl_segment_report *out);
  * Blocks: as open(2). Threads: any. */
 int64_t cl_segment_clean(const char *path);
 
+/* Remove what processes that were killed have left beside segments: how many files. Always 0 on Linux, where nothing is left.
+ * Blocks: as open(2). Threads: any. */
+int64_t cl_segment_sweep(void);
+
 /* Open the segment of descriptor `fd` anew, at byte `at` of its file, for reading or writing: a description of its own, for
- * a child's standard stream. What open(2) says: -ENOENT without /proc; -EINTR: call again.
+ * a child's standard stream. What open(2) says: -ENOENT without /proc; -ENOTSUP; -EINTR: call again.
  * Blocks: no. Threads: caller locks. */
 int64_t cl_segment_stream(int32_t fd, int32_t writes, int64_t at, cl_opened *out);
 

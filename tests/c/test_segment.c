@@ -79,7 +79,8 @@ static void is_shared(void)
     CHECK(look(two).data != report.data);
     report.data[99] = 7;
     CHECK_IS(look(two).data[99], 7);
-    CHECK(ftruncate((int)report.fd, 10) < 0 && errno == EPERM); /* sealed */
+    if (cl_platform() == CL_PLATFORM_LINUX) /* the others have no seals */
+        CHECK(ftruncate((int)report.fd, 10) < 0 && errno == EPERM);
     cl_segment_free(one);
     CHECK_IS(look(two).data[99], 7);
     cl_segment_free(two);
@@ -171,7 +172,8 @@ static void is_not_believed(void)
     }
     say_about("files that are none");
     CHECK_IS(attach_fails(-1, "/dev/null", 0, 0, CL_SEGMENT_NO_FILE), -EBADMSG);
-    int fd = (int)MUST(open("/dev/shm", O_TMPFILE | O_RDWR, 0600));
+    int fd = (int)MUST(open(path, O_CREAT | O_RDWR, 0600));
+    MUST(unlink(path));
     CHECK_IS(attach_fails(fd, NULL, 0, 0, CL_SEGMENT_SHORT), -EBADMSG);
     MUST(ftruncate(fd, 8192));
     CHECK_IS(attach_fails(fd, NULL, 0, 0, CL_SEGMENT_NOT_READY), -EBADMSG);
@@ -335,7 +337,7 @@ static void all_at_once(void)
 
 int main(void)
 {
-    snprintf(path, sizeof path, "/dev/shm/corelane.test-%d", (int)getpid());
+    snprintf(path, sizeof path, "%s/corelane.test-%d", cl_segment_directory(), (int)getpid());
     is_shared();
     has_a_name();
     is_refused();

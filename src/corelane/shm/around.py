@@ -154,7 +154,7 @@ def clean(names: list[str] | None = None) -> list[str]:
     """Remove the segments that nobody holds.
 
     Args:
-        names: which; None: all there are.
+        names: which; None: all there are, and what processes that were killed have left beside them (not on Linux).
 
     Returns:
         The names that were removed. What is held, or is no segment of ours, stays.
@@ -170,4 +170,6 @@ def clean(names: list[str] | None = None) -> list[str]:
             removed.append(name)
         elif rc < 0 and names is not None and rc != -errno.EBADMSG:
             raise _failed(-rc, f"cannot remove the segment {name!r}", path, None)
+    if names is None:
+        lib.cl_segment_sweep()  # what lies beside them
     return removed

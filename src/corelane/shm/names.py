@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 
+from corelane._ffi import ffi, lib
+
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIRECTORY", "PREFIX", "entries", "path_of"]
 
-DIRECTORY = "/dev/shm"
+DIRECTORY: str = os.fsdecode(ffi.string(lib.cl_segment_directory()))
 PREFIX = "corelane."
 _NAME = re.compile(r"[A-Za-z0-9._+-]+")
 _LONGEST = 255 - len(PREFIX)  # NAME_MAX

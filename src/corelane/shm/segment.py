@@ -12,7 +12,7 @@ import os
 import sys
 import weakref
 
-from corelane._ffi import fast, ffi, lib
+from corelane._ffi import PLATFORM, fast, ffi, lib
 from corelane._values import flag, integer
 from corelane.errors import Corrupted, NotSupported, ShmError, ShmFailed, shm_failed
 from corelane.shm.names import DIRECTORY, path_of
@@ -54,13 +54,15 @@ class Handle:
 
     That of a segment without a name leads through the process that made the handle, which must live, and be one whose
     descriptors we may open (the same user's), until the other one has attached. Who cannot promise that passes the
-    descriptor: `Command(fds={3: segment})`, `socket.send_fds`.
+    descriptor: `Command(fds={3: segment})`, `socket.send_fds`. On macOS it leads only into the process that made it,
+    and, as an argument of a process that multiprocessing starts, into that one.
     """
 
-    __slots__ = ("device", "fd", "inode", "name", "pid")
+    __slots__ = ("_passed", "device", "fd", "inode", "name", "pid")
 
     def __init__(self, name: str | None, pid: int, fd: int, device: int, inode: int) -> None:
         self.name, self.pid, self.fd, self.device, self.inode = name, pid, fd, device, inode
+        self._passed = -1  # a descriptor of our own, of one that was passed to us
 
     def _key(self) -> tuple[Any, ...]:
         return self.name, self.pid, self.fd, self.device, self.inode
@@ -72,7 +74,12 @@ class Handle:
         return hash(self._key())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Handle, self._key()
+        passed = _pass_on(self) if PLATFORM != "linux" and self.name is None and self.pid == os.getpid() else None
+        return (Handle, self._key()) if passed is None else (_passed, (passed, self.device, self.inode))
+
+    def __del__(self) -> None:
+        if self._passed >= 0:
+            os.close(self._passed)
 
     def __repr__(self) -> str:
         return f"<Handle of {self.name or f'descriptor {self.fd} of process {self.pid}'}>"
@@ -109,6 +116,22 @@ def passed_on(segment: Segment) -> Handle | Passed:
     from multiprocessing.reduction import DupFd
 
     return Passed(DupFd(segment.fileno()), handle.name)
+
+
+def _pass_on(handle: Handle) -> Any:
+    """What multiprocessing passes a descriptor by to a process that it is about to start; None: it is not."""
+    if started() is None:
+        return None
+    from multiprocessing.reduction import DupFd
+
+    return DupFd(handle.fd)
+
+
+def _passed(passed: Any, device: int, inode: int) -> Handle:
+    fd = passed.detach()
+    handle = Handle(None, os.getpid(), fd, device, inode)
+    handle._passed = fd
+    return handle
 
 
 class Segment:
@@ -269,6 +292,9 @@ class Segment:
             self._open(handle.name, path_of(handle.name), kind, flags)
         else:
             what = f"the segment that process {handle.pid} has as its descriptor {handle.fd}"
+            if PLATFORM != "linux":
+                self._attach_own(handle, kind, flags, what)
+                return
             path = f"/proc/{handle.pid}/fd/{handle.fd}"
             try:
                 fd = os.open(path, (os.O_RDONLY if flags & lib.CL_SEGMENT_READ_ONLY else os.O_RDWR) | os.O_CLOEXEC)
@@ -287,7 +313,23 @@ class Segment:
         there = os.fstat(self.fileno())
         if (there.st_dev, there.st_ino) != (handle.device, handle.inode):
             self.close()
-            raise shm_failed(errno.ENOENT, f"{handle!r} is of a segment that is gone: another one is there now")
+            raise _replaced(handle)
+
+    def _attach_own(self, handle: Handle, kind: int, flags: int, what: str) -> None:
+        """Where no descriptor of another process can be opened. Looked at first: ours may be anything by now."""
+        if handle.pid != os.getpid():
+            raise NotSupported(
+                f"cannot attach {what}: this platform opens no descriptor of another process: give the segment a name, "
+                "pass the descriptor (Command(fds={3: segment}), socket.send_fds), or pass it as an argument of a "
+                "process that multiprocessing starts"
+            )
+        try:
+            there = os.fstat(handle.fd)
+        except OSError:
+            raise shm_failed(errno.ENOENT, f"cannot attach {what}: it has closed it") from None
+        if (there.st_dev, there.st_ino) != (handle.device, handle.inode):
+            raise _replaced(handle)
+        self._take(handle.fd, ffi.NULL, kind, flags, what)
 
     def _attach_passed(self, passed: Passed, kind: int, flags: int) -> None:
         fd = passed.dup.detach()
@@ -529,6 +571,10 @@ def _attached(cls: type[Segment], passed: Handle | Passed, readonly: bool) -> Se
     return segment
 
 
+def _replaced(handle: Handle) -> ShmError:
+    return shm_failed(errno.ENOENT, f"{handle!r} is of a segment that is gone: another one is there now")
+
+
 def _flags(*, readonly: bool = False, populate: bool = False, lock: bool = False) -> int:
     bits = lib.CL_SEGMENT_READ_ONLY if flag("readonly", readonly) else 0
     bits |= lib.CL_SEGMENT_POPULATE if flag("populate", populate) else 0
@@ -566,6 +612,8 @@ def _failed(
     given: dict[str, int | None] | None = None,
 ) -> ShmFailed | NotSupported:
     if number in (errno.ENOSYS, errno.ENOTSUP):
+        if PLATFORM != "linux" and (huge_pages or numa):
+            return NotSupported(f"{what}: this platform has neither huge pages nor NUMA nodes for it")
         return NotSupported(
             f"{what}: it needs /proc, a file system in memory with O_TMPFILE, and locks of descriptions"
         )
@@ -581,6 +629,11 @@ def _failed(
         hint = f"; {DIRECTORY} is full (df {DIRECTORY}); `corelane shm clean` removes what nobody holds"
     elif huge_pages and number in (errno.ENOMEM, errno.ENOENT):
         hint = f"; too few pages of {huge_pages} are free: ask for more in /sys/kernel/mm/hugepages"
+    elif number == errno.ENOLCK:
+        hint = (
+            f"; the file of its lease was removed from {DIRECTORY} (by what cleans up old files?): nobody could tell "
+            "whether you live, so those who have it go on with it, and nobody else can attach it"
+        )
     elif number == errno.EACCES:
         hint = (
             f"; its permissions do not let us ({path})"

@@ -80,8 +80,11 @@ class _Stream:
         part, done = self._part, 0
         assert part is not None
         try:
-            while done < size:  # no more at once than a call takes; no end of file, as its size is sealed
-                done += call(self._opened.fd, given(part[done:size]), done)
+            while done < size:  # no more at once than a call takes
+                moved = call(self._opened.fd, given(part[done:size]), done)
+                if not moved:  # a child has made it shorter, where nothing seals it
+                    break
+                done += moved
         except OSError as error:
             number = error.errno or errno.EIO
             raise shm_failed(number, f"cannot copy the bytes of {self!r}: {os.strerror(number)}") from None
@@ -137,14 +140,24 @@ class SegmentOutput(_Stream):
 
     def close(self) -> None:
         """Put what was written in its place, where it is not there yet, and close the descriptor. The children should
-        have ended. Does nothing the second time."""
+        have ended. Does nothing the second time.
+
+        Raises:
+            ShmFailed: where sizes cannot be sealed (macOS): children have written beyond the end (EFBIG). What fits is
+                there.
+        """
         if self._part is None:
             return
         written = self.written
+        beyond = os.lseek(self.fileno(), 0, os.SEEK_CUR) - self._base - self.size
         if not self.in_place:
             self._copy(os.preadv, lambda part: [part], written)
         self._written = written
         super().close()
+        if beyond > 0 and not self.in_place:
+            raise shm_failed(
+                errno.EFBIG, f"{self!r} has room for {self.size} bytes, and {beyond} more were written: they are lost"
+            )
 
     def __del__(self) -> None:
         if getattr(self, "in_place", True) or self.closed or sys.is_finalizing():
@@ -157,8 +170,8 @@ def _is_fixed(fd: int) -> bool:
     """Whether writes to the file can neither make it longer nor be refused for the size of its pages."""
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:
-        return False  # of no file system in memory
+    except (OSError, AttributeError):
+        return False  # of no file system in memory; macOS has no seals
     return bool(seals & fcntl.F_SEAL_GROW) and os.fstatvfs(fd).f_bsize == os.sysconf("SC_PAGESIZE")
 
 
