@@ -18,9 +18,9 @@
  *
  * What is found there is believed only if the segment's owner is its owner: so a stranger, who may put a file of that name
  * into the directory, can make others fail, but not believe him. */
+#include "atomic.h"
 #include "internal.h"
 
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,6 +137,7 @@ static int64_t try_to_hold(cl__lease *lease, int fd, const struct stat *segment,
 {
     struct stat file;
     int was_removed = 0;
+    CL_FAULT(400);
     int64_t own = makes ? make_first(segment) : open_there(segment), asks = -1;
     if (own == -ENOLCK && !makes) { /* said before it is removed, so it is looked at after that */
         was_removed = was_removed_by_the_last(fd);
@@ -144,6 +145,7 @@ static int64_t try_to_hold(cl__lease *lease, int fd, const struct stat *segment,
     }
     if (own < 0)
         return own == -EEXIST ? -EAGAIN : own;
+    CL_FAULT(401);
     int64_t rc = lock((int)own, F_RDLCK, 0);
     rc = rc == 0 ? -EAGAIN : rc;
     if (rc > 0)
@@ -178,25 +180,29 @@ int64_t cl__lease_open(cl__lease *lease, int fd, int makes)
     return rc;
 }
 
-static void remove_there(int lease, const struct stat *segment)
+/* Whether its name is its own. If so, and it is ours alone, nobody else can have it, or take the name. */
+static int has_its_name(int lease, const struct stat *segment, char path[CL__HIDDEN_PATH])
 {
-    char path[CL__HIDDEN_PATH];
     struct stat there;
     path_of(segment, path);
-    if (lstat(path, &there) == 0 && is_same(lease, &there))
-        unlink(path);
+    return lstat(path, &there) == 0 && is_same(lease, &there);
 }
 
 void cl__lease_close(cl__lease *lease, int fd)
 {
+    char path[CL__HIDDEN_PATH];
     struct stat segment;
     int held = lease->own >= 0;
     if (held)
         close(lease->own); /* not unlocked: a child that was forked just now holds by it until it has its own */
     lease->own = -1;
-    if (held && fd >= 0 && fstat(fd, &segment) == 0 && segment.st_nlink == 0 && lock(lease->asks, F_WRLCK, 0) == 1) {
+    CL_FAULT(402);
+    /* Another one may have done all this meanwhile, and somebody may hold one that he has made. */
+    if (held && fd >= 0 && fstat(fd, &segment) == 0 && segment.st_nlink == 0 && lock(lease->asks, F_WRLCK, 0) == 1 &&
+        has_its_name(lease->asks, &segment, path)) {
         say_removed(fd, 1);
-        remove_there(lease->asks, &segment);
+        CL_FAULT(403);
+        unlink(path);
     }
     cl__lease_forget(lease);
 }
@@ -246,11 +252,13 @@ int64_t cl__lease_take(int fd, int *own)
 
 void cl__lease_give_back(int fd, int own)
 {
+    char path[CL__HIDDEN_PATH];
     struct stat segment;
     if (own < 0)
         return;
-    if (fstat(fd, &segment) == 0 && segment.st_nlink == 0)
-        remove_there(own, &segment);
+    CL_FAULT(404);
+    if (fstat(fd, &segment) == 0 && segment.st_nlink == 0 && has_its_name(own, &segment, path))
+        unlink(path);
     close(own);
 }
 

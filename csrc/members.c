@@ -40,7 +40,7 @@ void cl__members_open(cl__members *members, cl_segment *segment, void *memory, i
     members->clear = clear;
     members->object = object;
     for (int i = 0; i < CL__BELLS; i++)
-        members->bells[i] = (cl__bell){{-1, -1}};
+        members->bells[i] = (cl__bell){.ends = {-1, -1}};
     for (int i = 0; i < CL__RINGERS; i++)
         members->ringers[i].fd = -1;
 }

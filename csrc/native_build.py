@@ -108,6 +108,7 @@ PLATFORM = {
         "csrc/fd_linux.c",
         "csrc/lease_linux.c",
         "csrc/memory_linux.c",
+        "csrc/bell_pipe.c",
         "csrc/wake_linux.c",
     ],
     "portable": [
@@ -122,6 +123,7 @@ PLATFORM = {
         "csrc/lease_files.c",
         "csrc/memory_files.c",
         "csrc/hidden_files.c",
+        "csrc/bell_fifo.c",
         "csrc/wake_none.c",
     ],
     "darwin": [
@@ -136,6 +138,7 @@ PLATFORM = {
         "csrc/lease_files.c",
         "csrc/memory_files.c",
         "csrc/hidden_files.c",
+        "csrc/bell_fifo.c",
         "csrc/wake_none.c",
     ],
 }

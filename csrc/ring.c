@@ -114,7 +114,7 @@ int64_t cl_ring_open(cl_ring **out, cl_segment *segment, int32_t populate)
     ring->has_membarrier = has_membarrier;
     for (int i = 0; i < CL_RING_SIDES; i++) {
         ring->sides[i].waiter.has_membarrier = has_membarrier;
-        ring->sides[i].bell = (cl__bell){{-1, -1}};
+        ring->sides[i].bell = (cl__bell){.ends = {-1, -1}};
         ring->sides[i].ringer.fd = -1;
     }
     cl_ring_set_spin(ring, CL__SPIN_NS);

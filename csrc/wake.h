@@ -116,12 +116,13 @@ uint32_t cl__serve(_Atomic uint32_t *word);
  * often it has slept in this wait. */
 int64_t cl__word_sleep(_Atomic uint32_t *word, uint32_t expected, int64_t ns, uint64_t turn);
 void cl__word_wake(_Atomic uint32_t *word);
+int64_t cl__nap_of(uint64_t turn); /* wake_naps.c: ns */
 /* While all words are as expected. -ENOSYS: that cannot be done. */
 int64_t cl__words_sleep(_Atomic uint32_t *const *words, const uint32_t *expected, int count, int64_t ns, uint64_t turn);
 
 /* ---- bell.c: descriptors for those who ask by CL__POLL ------------------------------------------------------------- */
 
-/* In shared memory: where the pipe of whoever waits is. */
+/* In shared memory: where the pipe of whoever waits is. The number is of a descriptor, or of a name. */
 typedef struct cl__bell_place {
     _Atomic int64_t pid, inode;
     _Atomic int32_t number;
@@ -130,6 +131,8 @@ typedef struct cl__bell_place {
 /* The waiter's; begin with -1. */
 typedef struct cl__bell {
     int ends[2];
+    int32_t number;
+    int64_t maker; /* bell_fifo.c: its pid */
 } cl__bell;
 
 /* The publisher's: the last bell it has rung, open; begin with fd -1. */
@@ -143,5 +146,10 @@ void cl__bell_close(cl__bell *bell);
 void cl__bell_silence(cl__bell *bell); /* before POLL is or-ed in: what rings after it is heard */
 void cl__bell_ring(cl__ringer *ringer, const cl__bell_place *place);
 void cl__ringer_close(cl__ringer *ringer);
+
+/* bell_*.c: what a bell is. */
+int64_t cl__bell_make(cl__bell *bell);         /* its inode, >= 0 */
+void cl__bell_unmake(const cl__bell *bell);    /* before it is closed; perhaps by a forked child, whose it is not */
+int cl__bell_reach(int64_t pid, int32_t number, int64_t inode); /* one of our own user's, to be written to; or -1 */
 
 #endif

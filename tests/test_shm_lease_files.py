@@ -285,6 +285,28 @@ def test_a_killed_one_leaves_a_lease_that_is_swept():
 
 
 @alone
+def test_the_bell_of_a_killed_one_is_swept():
+    code = "import corelane as cl; q = cl.Queue.attach(3); q.fileno(); print(flush=True); import sys; sys.stdin.read()"
+    with cl.Queue.create(4, 8) as queue:
+        before = there()
+        with subprocess.Popen(
+            [sys.executable, "-c", f"import os; os.dup2({queue.segment.fileno()}, 3); {code}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[queue.segment.fileno()],
+        ) as process:
+            assert process.stdout.readline()
+            bells = there() - before
+            assert bells
+            assert all(each.startswith(f".{PREFIX}bell.{process.pid:x}.") for each in bells)
+            assert lib.cl_segment_sweep() == 0, "it waits for them"
+            process.kill()
+        assert there() - before == bells
+        assert lib.cl_segment_sweep() == len(bells)
+        assert there() == before
+
+
+@alone
 def test_what_was_not_whole_when_its_maker_was_killed_is_swept():
     """Killed between the file and its name; and while it lives nobody removes it."""
     part = f".{PREFIX}part.{{pid:x}}.0"

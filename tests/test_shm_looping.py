@@ -20,12 +20,9 @@ from helpers import PATIENCE, needs_linux
 
 import corelane as cl
 from corelane import errors
-from corelane._ffi import PLATFORM
 from corelane.shm import looping
 
 pytestmark = needs_linux
-
-woken = pytest.mark.skipif(PLATFORM == "darwin", reason="there is no /proc through which a bell is rung")
 
 
 @pytest.fixture
@@ -53,7 +50,6 @@ async def asleep(ring, side, count):
         await asyncio.sleep(0.001)
 
 
-@woken
 def test_each_of_several_tasks_gets_its_record(ring, rarely):
     async def main():
         tasks = [asyncio.create_task(ring.aget(timeout=PATIENCE)) for _ in range(5)]
@@ -66,7 +62,6 @@ def test_each_of_several_tasks_gets_its_record(ring, rarely):
     assert sorted(asyncio.run(main())) == [b"%d" % i for i in range(5)]
 
 
-@woken
 def test_a_task_that_is_cancelled_takes_nothing_with_it(ring, rarely):
     async def main():
         first, second = (asyncio.create_task(ring.aget(timeout=PATIENCE)) for _ in range(2))
@@ -80,7 +75,6 @@ def test_a_task_that_is_cancelled_takes_nothing_with_it(ring, rarely):
     assert asyncio.run(main()) == b"x"
 
 
-@woken
 def test_two_loops_hear_one_bell(ring, rarely):
     got = []
     turn = threading.Barrier(3)
@@ -106,7 +100,6 @@ def test_two_loops_hear_one_bell(ring, rarely):
     assert not ring._bells[1]._readers
 
 
-@woken
 def test_a_selector_does_not_rob_a_task(ring, rarely):
     """get_nowait silences the bell before it arms it: what it read away may have been for a task."""
 
@@ -120,7 +113,6 @@ def test_a_selector_does_not_rob_a_task(ring, rarely):
     assert asyncio.run(main()) == b"x"
 
 
-@woken
 def test_producers_of_several_sizes_are_woken_by_the_room_they_need(rarely):
     """One word says from when on they are to be woken: for the one who needs least."""
     with cl.Ring.create(4096) as ring:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import PATIENCE, needs_linux, wait_until
+from helpers import PATIENCE, needs_linux, needs_reopening, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -997,6 +997,7 @@ def test_a_producer_waits_in_a_selector(ring):
         ring.put_nowait(b"x")
 
 
+@needs_reopening
 def test_a_bell_of_somebody_elses_stays_silent(ring):
     """What is said in shared memory is a wish: only a bell of our own user's is written to, and only the very one."""
     ordinary, end = os.pipe()  # our stdout, say, which a stranger who writes here may not write to

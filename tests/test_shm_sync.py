@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import corelane as cl
 from corelane import shm
-from corelane._ffi import PLATFORM, ffi, lib
+from corelane._ffi import ffi, lib
 from corelane.shm import around, looping
 
 pytestmark = needs_linux
@@ -34,7 +34,6 @@ MAKE = {
     "Barrier": lambda *args, **options: cl.Barrier.create(2, *args, **options),
 }
 every_kind = pytest.mark.parametrize("kind", MAKE)
-woken = pytest.mark.skipif(PLATFORM == "darwin", reason="there is no /proc through which a bell is rung")
 
 
 def another_program(code, *objects):
@@ -966,7 +965,6 @@ def test_a_task_that_had_it_lets_others_have_a_turn(kind):
     one.close()
 
 
-@woken
 @pytest.mark.usefixtures("rarely")
 def test_tasks_exclude_each_other():
     lock, log = cl.Lock.create(), []
@@ -989,7 +987,6 @@ def test_tasks_exclude_each_other():
     lock.close()
 
 
-@woken
 @pytest.mark.usefixtures("rarely")
 def test_a_task_is_rung_for_by_another_process(holder):
     lock = cl.Lock.create()
@@ -1058,7 +1055,6 @@ def test_a_task_is_told_of_a_death(holder):
         each.close()
 
 
-@woken
 @pytest.mark.usefixtures("rarely")
 def test_events_and_barriers_under_a_loop():
     event, barrier, semaphore = cl.Event.create(), cl.Barrier.create(3), cl.Semaphore.create(2)
