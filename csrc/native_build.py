@@ -125,6 +125,7 @@ PLATFORM = {
         "csrc/hidden_files.c",
         "csrc/bell_fifo.c",
         "csrc/wake_none.c",
+        "csrc/wake_naps.c",
     ],
     "darwin": [
         "csrc/clone_none.c",
@@ -139,7 +140,8 @@ PLATFORM = {
         "csrc/memory_files.c",
         "csrc/hidden_files.c",
         "csrc/bell_fifo.c",
-        "csrc/wake_none.c",
+        "csrc/wake_darwin.c",
+        "csrc/wake_naps.c",
     ],
 }
 # A second module in the same shared object, for calls too short to release the GIL around.
