@@ -4,7 +4,7 @@ An object that can be waited for has `_waitables()`: a list of Waitable, one for
 got from. To be waited for in C it fills a cl_waitable (csrc/api/wait.h), to be waited for in a loop it has a Bell.
 
 Owns nothing but, where the kernel cannot sleep on several words at once (before Linux 5.16, or more than 128), an
-eventfd for as long as somebody waits: then it is done through the bells, as in a loop.
+eventfd (or a pipe) for as long as somebody waits: then it is done through the bells, as in a loop.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from dataclasses import dataclass
 
-from corelane._ffi import ffi, lib
+from corelane._ffi import PLATFORM, ffi, lib
 from corelane._values import seconds
 from corelane.shm.looping import LOOK, until
 from corelane.shm.spin import spin_ns
@@ -125,21 +126,28 @@ class _Thread:
     """One that waits in poll, and is on the list of some bells: another one may hear them first, and be about to wake
     it when it is not on the list any more. So its descriptor is closed with the last reference to it."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_end", "fd")
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if PLATFORM == "linux":
+            self.fd = self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return
+        self.fd, self._end = os.pipe()
+        for each in (self.fd, self._end):
+            os.set_blocking(each, False)
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):  # it is readable as it is
-            os.eventfd_write(self.fd, 1)
+            os.write(self._end, (1).to_bytes(8, sys.byteorder))
 
     def silence(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+            os.read(self.fd, 4096)
 
     def __del__(self) -> None:
         os.close(self.fd)
+        if self._end != self.fd:
+            os.close(self._end)
 
 
 def _indices(ready: Any) -> list[int]:
