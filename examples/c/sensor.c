@@ -48,7 +48,7 @@ static cl_segment *attach(const char *name, int32_t kind)
     char path[300];
     cl_segment *segment;
     int64_t rc;
-    snprintf(path, sizeof path, "/dev/shm/corelane.%s", name);
+    snprintf(path, sizeof path, "%s/corelane.%s", cl_segment_directory(), name);
     must(cl_segment_new(&segment), "attach", name);
     while ((rc = cl_segment_attach(segment, -1, path, kind, 0, 0)) == -EINTR)
         continue;
