@@ -1,6 +1,7 @@
 /* Memory where there are no files in memory: ordinary ones, in a directory that all may write to and that is sticky. Those
  * without a name lose theirs at once. One that is to get a name has a hidden one until it is whole. No seals, no pages of
  * other sizes, no nodes. Room in them, which systems give in different ways, is in files_*.c. */
+#include "atomic.h"
 #include "internal.h"
 
 #include <stdlib.h>
@@ -32,6 +33,7 @@ int64_t cl__memory_nameless(const char *directory, int mode, char **hidden)
 int64_t cl__memory_give_name(int fd, const char *path, char **hidden)
 {
     (void)fd;
+    CL_FAULT(406);
     int64_t rc = cl__files_rename(*hidden, path);
     if (rc < 0)
         return rc;

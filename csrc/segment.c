@@ -313,8 +313,9 @@ static int64_t open_beside(cl_segment *segment, const char *path, const cl_segme
         return slash && slash != path ? -ENAMETOOLONG : -EINVAL;
     memcpy(directory, path, (size_t)(slash - path));
     directory[slash - path] = '\0';
-    segment->hidden_by = cl__sys_getpid();
     int fd = (int)cl__memory_nameless(directory, plan->mode, &segment->hidden);
+    if (segment->hidden)
+        segment->hidden_by = cl__sys_getpid();
     if (fd < 0)
         return fd;
     /* Whatever the umask says; the owner last, for then it may not be ours any more. */

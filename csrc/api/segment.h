@@ -1,5 +1,5 @@
 /* Segments: pieces of memory that processes share. A memfd that is passed on, or a file in memory that is attached by
- * its name; both begin with a header that says what they are. */
+ * its name; both begin with a header that says what they are. On macOS, and in the portable build, ordinary files. */
 
 enum cl_segment_kind {
     CL_SEGMENT_ANY = 0, /* for attaching: whatever it is */

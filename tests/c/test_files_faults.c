@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-enum { BEFORE_OPENING = 400, BEFORE_LOCKING, HAS_CLOSED, HAS_SAID, BEFORE_REMOVING, BEFORE_RINGING };
+enum { BEFORE_OPENING = 400, BEFORE_LOCKING, HAS_CLOSED, HAS_SAID, BEFORE_REMOVING, BEFORE_RINGING, BEFORE_NAMING };
 
 static cl__lease one, two, three;
 static int fd; /* of the segment that they are of; it has no name */
@@ -35,6 +35,13 @@ static void at(int point, void (*work)(void))
     hook_calls = 0;
 }
 
+/* As cl__hidden_path, which is not in every core. */
+static void hidden_path(char *out, const char *kind, int64_t first, int64_t second)
+{
+    snprintf(out, CL__HIDDEN_PATH, "%s/.corelane.%s.%llx.%llx", cl_segment_directory(), kind, (long long)first,
+             (long long)second);
+}
+
 static void must_hold(cl__lease *which)
 {
     CHECK_IS(cl__lease_open(which, fd, 0), 0);
@@ -53,7 +60,7 @@ static void begin(const char *what)
     fd = (int)MUST(cl__memory_file(0));
     MUST(ftruncate(fd, CL_SEGMENT_HEADER));
     MUST(fstat(fd, &file));
-    cl__hidden_path(lease, CL__HIDDEN_LEASE, (uint64_t)file.st_dev, (uint64_t)file.st_ino);
+    hidden_path(lease, "lease", (int64_t)file.st_dev, (int64_t)file.st_ino);
     CHECK_IS(cl__lease_open(&one, fd, 1), 0);
 }
 
@@ -70,7 +77,7 @@ static void make_one_with_a_name(const char *what)
     cl_segment_free(segment);
     fd = (int)MUST(open(name, O_RDWR | O_CLOEXEC));
     MUST(fstat(fd, &file));
-    cl__hidden_path(lease, CL__HIDDEN_LEASE, (uint64_t)file.st_dev, (uint64_t)file.st_ino);
+    hidden_path(lease, "lease", (int64_t)file.st_dev, (int64_t)file.st_ino);
 }
 
 static int64_t attach(void)
@@ -218,6 +225,47 @@ static void is_cleaned_meanwhile(void)
     finish();
 }
 
+/* ---- what is not whole yet ----------------------------------------------------------------------------------------- */
+
+static cl_segment *begun;
+
+static void a_child_is_forked_and_frees_it(void)
+{
+    int status;
+    pid_t pid = (pid_t)MUST(fork());
+    if (pid == 0) {
+        cl_segment_free(begun);
+        _exit(0);
+    }
+    MUST(waitpid(pid, &status, 0));
+    CHECK_IS(status, 0);
+}
+
+static void it_is_swept(void)
+{
+    CHECK(cl_segment_sweep() >= 0);
+}
+
+static void gets_its_name_all_the_same(void)
+{
+    static const struct {
+        const char *what;
+        void (*work)(void);
+    } ways[] = {{"a child forked before it has its name", a_child_is_forked_and_frees_it},
+                {"what lies around is swept before it has its name", it_is_swept}};
+    cl_segment_plan plan = {.size = 64, .data_offset = CL_SEGMENT_HEADER, .kind = CL_SEGMENT_BYTES, .mode = 0600,
+                            .owner = -1, .group = -1};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        say_about("%s", ways[i].what);
+        CHECK_IS(cl_segment_new(&begun), 0);
+        at(BEFORE_NAMING, ways[i].work);
+        CHECK_IS(cl_segment_create(begun, name, &plan), 0);
+        CHECK_IS(hook_calls, 1);
+        MUST(unlink(name));
+        cl_segment_free(begun);
+    }
+}
+
 /* ---- bells ----------------------------------------------------------------------------------------------------------- */
 
 static cl__bell bell = {.ends = {-1, -1}};
@@ -240,7 +288,7 @@ static void rings_what_it_has_looked_at(void)
     say_about("a bell that another file takes the place of");
     cl__ringer ringer = {.fd = -1};
     CHECK(cl__bell_open(&bell, &place) >= 0);
-    cl__hidden_path(path, CL__HIDDEN_BELL, (uint64_t)place.pid, (uint64_t)place.number);
+    hidden_path(path, "bell", place.pid, place.number);
     at(BEFORE_RINGING, it_is_replaced);
     cl__bell_ring(&ringer, &place);
     CHECK_IS(hook_calls, 1);
@@ -263,6 +311,7 @@ int main(void)
     goes_while_another_goes_and_a_third_comes();
     is_killed_when_it_has_said_so();
     is_cleaned_meanwhile();
+    gets_its_name_all_the_same();
     rings_what_it_has_looked_at();
     puts("ok");
     return 0;
