@@ -6,10 +6,12 @@ has the directory to itself, in a mount namespace: others may sweep there, and l
 
 import contextlib
 import errno
+import fcntl
 import functools
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 
@@ -25,6 +27,7 @@ from corelane.shm.names import DIRECTORY, PREFIX
 pytestmark = [needs_linux, needs_lease_files]
 
 NAME = "one"
+NOBODY = 2**22 + 1  # a pid that no process can have
 SCRIPT = f'mount -t tmpfs none {DIRECTORY} && exec "$@"'
 
 
@@ -325,6 +328,20 @@ def test_what_was_not_whole_when_its_maker_was_killed_is_swept():
     assert not os.path.exists(path)
 
 
+@alone
+def test_what_one_of_another_pid_namespace_is_about_is_not_swept():
+    """No process of that pid is to be seen from here, but what it has is locked, or read."""
+    part, bell = (f"{DIRECTORY}/.{PREFIX}{kind}.{NOBODY:x}.1" for kind in ("part", "bell"))
+    fds = [os.open(part, os.O_CREAT | os.O_RDWR, 0o600)]
+    os.mkfifo(bell, 0o600)
+    fds.append(os.open(bell, os.O_RDONLY | os.O_NONBLOCK))
+    fcntl.fcntl(fds[0], fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 1 << 62, 1, 0))
+    assert lib.cl_segment_sweep() == 0
+    for fd in fds:
+        os.close(fd)
+    assert lib.cl_segment_sweep() == 2
+
+
 @pytest.mark.parametrize(
     "odd", ["", "x", "lease", "lease.", "lease.1", "lease.zz.1", "lease.1.1.1", "part.1.1x", "bell.-1.1"]
 )
@@ -341,7 +358,7 @@ def test_what_only_looks_like_ours_is_left_alone(odd):
 
 @alone
 def test_clean_sweeps():
-    left = f".{PREFIX}part.{2**22 + 1:x}.1"  # of a pid that no process can have
+    left = f".{PREFIX}part.{NOBODY:x}.1"
     os.close(os.open(f"{DIRECTORY}/{left}", os.O_CREAT | os.O_RDWR, 0o600))
     around.clean([])
     assert there() == {left}
