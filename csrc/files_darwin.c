@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Older SDKs keep these to the system's own programs. The system's commands are the same since 10.13. */
+/* By number: older SDKs do not show them. */
 enum { SET = 90, GET = 92 }; /* F_OFD_SETLK, F_OFD_GETLK */
 
 static int64_t result_of(int64_t rc)
