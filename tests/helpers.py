@@ -58,15 +58,17 @@ every_road = pytest.mark.parametrize(
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc")
 # What memory that is ordinary files (the portable build, macOS) does not have.
-IN_PLACE = (
-    PLATFORM == "linux"
-)  # a descriptor is opened anew, and sizes are sealed: a child has the segment's own memory
+# There a descriptor is opened anew, and sizes are sealed: so a child has the segment's own memory.
+IN_PLACE = PLATFORM == "linux"
 needs_in_place = pytest.mark.skipif(not IN_PLACE, reason=f"in the {PLATFORM} build a child's stream is a copy")
 needs_reopening = pytest.mark.skipif(
     PLATFORM != "linux", reason=f"the {PLATFORM} build opens no descriptor of another process"
 )
 needs_memfd = pytest.mark.skipif(
     PLATFORM != "linux", reason=f"the {PLATFORM} build has no huge pages and no NUMA nodes"
+)
+needs_lease_in_place = pytest.mark.skipif(
+    PLATFORM != "linux", reason=f"in the {PLATFORM} build a lease is a lock on a file of its own, and nobody is named"
 )
 needs_lease_files = pytest.mark.skipif(PLATFORM == "linux", reason="here a lease is a lock on the segment itself")
 # With and without a name, for what finds its way by a handle.

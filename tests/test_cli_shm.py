@@ -7,7 +7,7 @@ import sys
 import uuid
 
 import pytest
-from helpers import needs_linux
+from helpers import needs_lease_in_place, needs_linux
 
 import corelane as cl
 from corelane import shm
@@ -52,6 +52,7 @@ def test_stat(names):
     assert (missing.returncode, "not-there" in missing.stderr) == (125, True)
 
 
+@needs_lease_in_place
 def test_who_holds_it_is_named(names):
     """By its lease: not who has merely a descriptor of it, nor who is dead."""
     left, held = names

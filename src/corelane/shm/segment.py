@@ -111,11 +111,15 @@ def started() -> Any:
 def passed_on(segment: Segment) -> Handle | Passed:
     """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
     handle, popen = segment.handle, started()
-    if popen is None or segment.fileno() in getattr(popen, "_fds", ()):  # no number can be passed twice
+    if popen is None:
         return handle
     from multiprocessing.reduction import DupFd
 
-    return Passed(DupFd(segment.fileno()), handle.name)
+    fd = segment.fileno()
+    if fd in getattr(popen, "_fds", ()):  # no number can be passed twice: an object, and its segment
+        fd = os.dup(fd)
+        weakref.finalize(popen, os.close, fd).atexit = False  # it is passed on by then, and a forked child has it, too
+    return Passed(DupFd(fd), handle.name)
 
 
 def _pass_on(handle: Handle) -> Any:
