@@ -365,7 +365,7 @@ def test_timeouts_that_cannot_be(timeout):
     with cl.Queue.create(4, 8) as queue:
         for call in (lambda: queue.put(b"x", timeout), lambda: queue.get(timeout=timeout),
                      lambda: queue.put_many([b"x"], timeout), lambda: queue.get_many(1, timeout),
-                     lambda: queue.peek(timeout), lambda: queue.reserve(timeout)):  # fmt: skip
+                     lambda: queue.peek(timeout), lambda: queue.reserve(timeout=timeout)):  # fmt: skip
             with pytest.raises(ValueError, match="timeout must be at least 0 seconds"):
                 call()
         with pytest.raises(TypeError, match="timeout"):

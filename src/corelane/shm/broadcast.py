@@ -475,7 +475,7 @@ class Broadcast(Bells, _Calls):
                 raise self._blocked(done)
             done += put
 
-    def reserve(self, timeout: float | None = None) -> Reserved:
+    def reserve(self, *, timeout: float | None = None) -> Reserved:
         """The next slot, to be filled in place.
 
             with broadcast.reserve() as view:   # a memoryview of slot_size bytes

@@ -521,7 +521,7 @@ class Queue(Bells, _Calls):
         lib.cl_queue_note(self._core, lib.CL_QUEUE_DROPPED_NEW, 1)
         return 1
 
-    def reserve(self, timeout: float | None = None) -> Reserved:
+    def reserve(self, *, timeout: float | None = None) -> Reserved:
         """A slot to be filled in place.
 
             with queue.reserve() as view:       # a memoryview of slot_size bytes
