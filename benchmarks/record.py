@@ -257,7 +257,8 @@ def joined(report: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
         report[part] = {**report.get(part, {}), **later.get(part, {})}
     labels = {target["label"] for target in later["targets"]}
     report["targets"] = [each for each in report["targets"] if each["label"] not in labels] + later["targets"]
-    measured = ", ".join(sorted({key.partition("_")[0] for key in (*later["sections"], *later.get("tails", {}))}))
+    found = {key.partition("_")[0] for key in (*later["sections"], *later.get("tails", {}))}
+    measured = ", ".join(sorted(found or later.get("grids", {})))
     machine = later["machine"]
     report["machine"][f"in a run of their own ({measured})"] = (
         f"{machine['CPU']}; {machine['cores']}; {machine['kernel']}"

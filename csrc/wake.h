@@ -60,7 +60,7 @@
  * them: so that its other side, which looks at the word anyway, sees them for nothing. */
 enum { CL__SLEEP = 1, CL__POLL = 2, CL__ASKS = 3, CL__OPEN = 4, CL__CLOSED = 8, CL__COUNT = 16 /* and all above it */ };
 
-#define CL__LOOK_NS 100000000LL /* a sleeper looks by itself, and asks whether the others live */
+#define CL__LOOK_NS 95000000LL /* a sleeper looks by itself, and asks whether the others live: with the waking up, within 100 ms */
 #define CL__HELD_NS 1000000LL   /* the same behind what somebody has who may die */
 #define CL__SPIN_NS 50000LL     /* about what being woken costs on a machine in the cloud */
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOK", "Bell", "Bells", "until"]
 
-LOOK = 0.1  # seconds after which a task looks by itself: nobody is woken by a death
+LOOK = 0.095  # seconds after which a task looks by itself, as nobody is woken by a death: so within 100 ms
 _STRAIGHT = 32  # results that were there at once before the other tasks have a turn
 
 

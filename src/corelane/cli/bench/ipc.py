@@ -441,7 +441,7 @@ def deaths(players: Players) -> Grid:
     who = [Contender(key, label, (sys.executable, "-P", WORKER), key, True) for key, label in DEATHS.items()]
 
     def ask(one: Contender, _: int, number: int) -> dict[str, Any] | None:
-        # At other times after the sleep began, which lasts 100 ms.
+        # At other times after the sleep began, which lasts some 95 ms.
         when, kills = 23 * (number + 1), players.effort.kills
         return {} if number < 0 else players.ask(one, f"death/{one.mode}", when, kills)
 
@@ -463,7 +463,9 @@ def measure(
 ) -> tuple[list[Latency], list[Grid]]:
     """All tables, on Linux; `show` is called with each as it is done. Raises ContenderFailed where corelane fails."""
     if sys.platform != "linux":
-        available.notices.append(f"messages between processes are skipped: corelane has none on {sys.platform}")
+        available.notices.append(
+            f"messages between processes are skipped: they are measured on Linux, not on {sys.platform}"
+        )
         return [], []
     if available.native is not None:
         available.native = toolchain.build_ipc(available.native, available.notices.append)

@@ -52,20 +52,25 @@ def latency(plot: Any, one: Latency, caption: str) -> Any:
 
 def throughput(plot: Any, grid: Grid, caption: str) -> Any:
     """Records a second, and bytes, against the size of a record."""
-    figure, (left, right) = plot.subplots(1, 2, figsize=(12, 5.5))
+    figure, found = plot.subplot_mosaic("lr\nkk", figsize=(12, 7), height_ratios=(5, 1))
+    left, right, key_of = found["l"], found["r"], found["k"]
     colours = _colours(list(grid.lines), [line.ours for line in grid.lines.values()])
+    drawn: set[str] = set()
     for key, line in grid.lines.items():
         values = [grid.value(key, column) for column in range(len(grid.sizes))]
         there = [(size, value) for size, value in zip(grid.sizes, values, strict=True) if value]
         sizes = [size for size, _ in there]
         style = {"color": colours[key], "linewidth": 2.2 if line.ours else 1.4, "marker": "o", "markersize": 3}
+        style["linestyle"] = "--" if colours[key] in drawn else "-"
+        drawn.add(colours[key])
         left.plot(sizes, [1e9 / value for _, value in there], label=line.label, **style)
         right.plot(sizes, [size / value for size, value in there], **style)
     left.set(title="records a second", xscale="log", yscale="log", xlabel=f"bytes of a record\n{caption}")
     right.set(title="GB a second", xscale="log", yscale="log", xlabel=f"bytes of a record\n{grid.title}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(fontsize=7)
+    key_of.axis("off")
+    key_of.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=4, loc="center")
     return figure
 
 
