@@ -387,6 +387,8 @@ int64_t cl__segment_part_is_held(const cl_segment *segment, int part); /* by any
 /* Never 0; another one in the child of a fork, for the parts that the parent has taken are not the child's; and another one when the
  * segment was let go of, as its parts may be somebody else's since: who held one there must not give up, or go on as, that one. */
 const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment);
+/* Another number in the child of a fork. */
+uint32_t cl__segments_forks(void);
 int cl__segment_fd(const cl_segment *segment);
 /* See cl__lease_open_bare. Between the two that follow. */
 int64_t cl__segment_open_bare(const cl_segment *segment);

@@ -56,6 +56,7 @@ struct cl_segment {
 static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t held_once = PTHREAD_ONCE_INIT;
 static cl_segment *held;
+static _Atomic uint32_t forks; /* how often this process's ancestors have forked it, since they had a lease */
 
 static void lock_held(void)
 {
@@ -79,6 +80,7 @@ static void hold_anew(void)
             cl__lease_open(&each->lease, each->fd, 0);
         cl__add_relaxed(&each->generation, 1); /* partner: none, this thread is alone */
     }
+    cl__add_relaxed(&forks, 1); /* partner: none, as above */
     unlock_held();
 }
 
@@ -156,6 +158,11 @@ void cl__segment_close_bare(const cl_segment *segment, int bare)
 const _Atomic uint32_t *cl__segment_generation(const cl_segment *segment)
 {
     return &segment->generation;
+}
+
+uint32_t cl__segments_forks(void)
+{
+    return cl__load_relaxed(&forks); /* partner: none, it changes only where one thread is alone */
 }
 
 int cl__segment_fd(const cl_segment *segment)

@@ -149,7 +149,7 @@ int64_t cl_barrier_arrive(cl_barrier *barrier, cl_barrier_ticket *ticket)
             continue;
         if (cl_barrier_look(barrier, generation) < 0 && generation_of(state_now(barrier)) != generation)
             continue; /* it was reset: see above */
-        *ticket = (cl_barrier_ticket){generation, index, .is_open = 1, .process = *barrier->members.generation};
+        *ticket = (cl_barrier_ticket){generation, index, .is_open = 1, .process = cl__segments_forks()};
         return 0;
     }
 }
@@ -164,7 +164,7 @@ int64_t cl_barrier_give_up(cl_barrier *barrier, cl_barrier_ticket *ticket)
     if (!ticket->is_open)
         return 1;
     ticket->is_open = 0;
-    if (cl_barrier_look(barrier, ticket->generation) == 0 && ticket->process == (int64_t)*barrier->members.generation)
+    if (cl_barrier_look(barrier, ticket->generation) == 0 && ticket->process == cl__segments_forks())
         break_it(barrier, ticket->generation, CL_BARRIER_GAVE_UP, cl__sys_getpid());
     return cl_barrier_look(barrier, ticket->generation) == 1;
 }

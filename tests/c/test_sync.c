@@ -507,7 +507,7 @@ static void stays_in_its_memory(void)
                 words[(seed >> 33) % (size / 8)] = seed >> (i % 4 * 16);
             }
             one.sync->members.owner_asked_at = one.sync->members.all_asked_at = 0;
-            cl_barrier_ticket ticket = {.generation = seed, .is_open = 1, .process = 1};
+            cl_barrier_ticket ticket = {.generation = seed, .is_open = 1};
             int64_t late = now_ns() + 20000;
             switch (kinds[k]) {
             case CL_SEGMENT_MUTEX:
