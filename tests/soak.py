@@ -434,19 +434,23 @@ def soak(name, seconds, seed):
         one.close()
 
 
+def from_command_line(about, kinds, call):
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("kinds", nargs="*", metavar="kind", help=f"{', '.join(kinds)}; all of them by default")
+    parser.add_argument("--seconds", type=float, default=60, help="for each kind")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    args = parser.parse_args()
+    for name in args.kinds or kinds:
+        print(json.dumps(call(name, args.seconds, args.seed)), flush=True)
+
+
 def main():
     if sys.argv[1:2] == ["--child"]:
         name, role, who, *fds = sys.argv[2:]
         fd, notes, log = map(int, fds)
         live(KINDS[name], role, int(who), KINDS[name].attach(fd), map_notes(notes), log)
         return
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kinds", nargs="*", metavar="kind", help=f"{', '.join(KINDS)}; all of them by default")
-    parser.add_argument("--seconds", type=float, default=60, help="for each kind")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
-    args = parser.parse_args()
-    for name in args.kinds or KINDS:
-        print(json.dumps(soak(name, args.seconds, args.seed)), flush=True)
+    from_command_line(__doc__, KINDS, soak)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ Prints a line of JSON for each object; an AssertionError says which promise was 
     broadcast     a reader sees each record that the writer it watches has put, once, in order, whole
 """
 
-import argparse
-import json
 import mmap
 import random
 import time
 
-from soak import NOT_NOW, Storm, is_whole, record_of
+from soak import NOT_NOW, Storm, from_command_line, is_whole, record_of
 
 import corelane as cl
 
@@ -233,15 +231,5 @@ def soak(name, seconds, seed):
         one.close()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kinds", nargs="*", metavar="kind", help=f"{', '.join(KINDS)}; all of them by default")
-    parser.add_argument("--seconds", type=float, default=60, help="for each kind")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
-    args = parser.parse_args()
-    for name in args.kinds or KINDS:
-        print(json.dumps(soak(name, args.seconds, args.seed)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(__doc__, KINDS, soak)

@@ -1,5 +1,6 @@
 /* Interleavings of two participants, each as it is told: at a fault point of one, the other does something. Its core is built with
  * faults.h. */
+#include "at_fault.h"
 #include "buffers.h"
 #include "check.h"
 
@@ -12,27 +13,6 @@ typedef struct handle {
 
 static handle one, two;
 static cl_buffers_ref ref; /* what two has */
-
-static int hook_point, hook_calls;
-static void (*hook)(void);
-
-void cl_fault(int point);
-void cl_fault(int point)
-{
-    if (!hook || point != hook_point)
-        return;
-    void (*work)(void) = hook;
-    hook = NULL; /* once, and not in itself */
-    work();
-    hook_calls++;
-}
-
-static void at(int point, void (*work)(void))
-{
-    hook_point = point;
-    hook = work;
-    hook_calls = 0;
-}
 
 static void begin(int64_t blocks)
 {

@@ -1,5 +1,6 @@
 /* Interleavings of leases and bells that are files, each as it is told: at a fault point of one, another does something. Its
  * core is built with faults.h. Where they are no files there are none of these. */
+#include "at_fault.h"
 #include "check.h"
 #include "internal.h"
 #include "wake.h"
@@ -13,27 +14,6 @@ static cl__lease one, two, three;
 static int fd; /* of the segment that they are of; it has no name */
 static char name[64], lease[CL__HIDDEN_PATH];
 static int64_t result;
-
-static int hook_point, hook_calls;
-static void (*hook)(void);
-
-void cl_fault(int point);
-void cl_fault(int point)
-{
-    if (!hook || point != hook_point)
-        return;
-    void (*work)(void) = hook;
-    hook = NULL; /* once, and not in itself */
-    work();
-    hook_calls++;
-}
-
-static void at(int point, void (*work)(void))
-{
-    hook_point = point;
-    hook = work;
-    hook_calls = 0;
-}
 
 /* As cl__hidden_path, which is not in every core. */
 static void hidden_path(char *out, const char *kind, int64_t first, int64_t second)

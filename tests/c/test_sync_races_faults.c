@@ -1,30 +1,18 @@
 /* Interleavings of participants, each as it is told: at a fault point of one, others do something. Its core is built with
  * faults.h. */
+#include "at_fault.h"
 #include "sync.h"
 
 enum { HANDLES = 3 };
 
 static handle all[HANDLES];
-static int hook_point, hook_passes; /* there, after so many times */
-static void (*hook)(void);
-
-void cl_fault(int point);
-void cl_fault(int point)
-{
-    if (!hook || point != hook_point || hook_passes-- > 0)
-        return;
-    void (*work)(void) = hook;
-    hook = NULL; /* once, and not in itself */
-    work();
-}
 
 static void begin(int kind, int64_t count, int point, void (*work)(void))
 {
     all[0] = make(kind, count, HANDLES);
     for (int i = 1; i < HANDLES; i++)
         all[i] = attach_to(&all[0]);
-    hook_point = point;
-    hook = work;
+    at(point, work);
 }
 
 static void finish(void)
