@@ -394,6 +394,10 @@ class Soak(Storm):
             self.object.recover()
         consume(self.object, self.notes, self.log)
 
+    def close(self):
+        self.notes[STOP] = 2  # one whose `unshare` was killed before it had promised to take it along ends, too
+        super().close()
+
     def check(self):
         said = self.said()
         assert self.notes[TORN] == 0, f"{said}: {self.notes[TORN]} torn records"
