@@ -1,6 +1,8 @@
 /* What all types of objects in shared memory have alike; see fast_object.h. */
 #include "fast_object.h"
 
+#include <time.h>
+
 PyObject *cl__fast_bind(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     cl__fast_object *self = (cl__fast_object *)object;
@@ -55,6 +57,35 @@ int cl__fast_check_timeout(PyObject *self, PyObject *timeout)
     PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
     Py_XDECREF(checked);
     return checked ? 0 : -1;
+}
+
+int64_t cl__fast_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+int cl__fast_deadline(PyObject *self, PyObject *timeout, int64_t *deadline)
+{
+    *deadline = -1;
+    if (timeout == Py_None)
+        return 0;
+    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
+    double seconds = checked ? PyFloat_AsDouble(checked) : -1;
+    Py_XDECREF(checked);
+    if (seconds < 0)
+        return -1;
+    *deadline = cl__fast_now() + (int64_t)(seconds * 1e9);
+    return 0;
+}
+
+PyObject *cl__fast_left(int64_t deadline)
+{
+    if (deadline < 0)
+        Py_RETURN_NONE;
+    int64_t left = deadline - cl__fast_now();
+    return PyFloat_FromDouble(left > 0 ? (double)left / 1e9 : 0.0);
 }
 
 PyObject *cl__fast_later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second)

@@ -38,6 +38,11 @@ int cl__fast_timeout(const char *name, PyObject *const *args, Py_ssize_t count, 
 /* Wrong ones are told of at once, not only when it would come to waiting. 0, or -1 and an exception. */
 int cl__fast_check_timeout(PyObject *self, PyObject *timeout);
 
+/* The same, as a time of CLOCK_MONOTONIC, ns; -1: none. And what is left until then: a number of seconds, or None. */
+int cl__fast_deadline(PyObject *self, PyObject *timeout, int64_t *deadline);
+PyObject *cl__fast_left(int64_t deadline);
+int64_t cl__fast_now(void);
+
 /* What cannot be done at once is left to a method of the Python class: method(rc, first, second). */
 PyObject *cl__fast_later(PyObject *self, const char *method, int64_t rc, PyObject *first, PyObject *second);
 

@@ -93,16 +93,34 @@ static PyObject *put_nowait(PyObject *self, PyObject *data)
     return cl__fast_later(self, "_put_later", rc, data, Py_False);
 }
 
+/* Here and not in Python, whose part would be most of what a waiter costs. NULL: an exception, or what ended it in *rc. */
+static PyObject *wait_and_get(cl_queue *queue, int64_t deadline, int64_t *rc)
+{
+    PyObject *bytes = NULL;
+    int64_t began = cl__fast_now();
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        *rc = cl_queue_wait(queue, CL_QUEUE_FOR_RECORD, deadline);
+        Py_END_ALLOW_THREADS
+        if (*rc >= 0)
+            bytes = get_object(queue, rc);
+    } while (!bytes && !PyErr_Occurred() && (*rc == -EAGAIN || (*rc == -EINTR && PyErr_CheckSignals() == 0)));
+    cl_queue_note_wait(queue, CL_QUEUE_FOR_RECORD, cl__fast_now() - began);
+    return bytes;
+}
+
 static PyObject *get(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *timeout = Py_None;
     cl_queue *queue = cl__fast_core(self);
-    int64_t rc;
-    if (!queue || ((count || names) && cl__fast_timeout("get", args, count, names, 0, &timeout) < 0) ||
-        cl__fast_check_timeout(self, timeout) < 0)
+    int64_t rc, deadline = -1;
+    if (!queue || ((count || names) && (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 ||
+                                        cl__fast_deadline(self, timeout, &deadline) < 0)))
         return NULL;
     PyObject *bytes = get_object(queue, &rc);
-    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, timeout, Py_None);
+    if (!bytes && !PyErr_Occurred() && rc == -EAGAIN)
+        bytes = wait_and_get(queue, deadline, &rc);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_None, Py_None);
 }
 
 static PyObject *get_nowait(PyObject *self, PyObject *unused)
@@ -111,7 +129,7 @@ static PyObject *get_nowait(PyObject *self, PyObject *unused)
     cl_queue *queue = cl__fast_core(self);
     int64_t rc;
     PyObject *bytes = queue ? get_object(queue, &rc) : NULL;
-    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_False, Py_None);
+    return bytes || PyErr_Occurred() ? bytes : cl__fast_later(self, "_get_later", rc, Py_None, Py_None);
 }
 
 /* _put_some(items, first): as cl__fast_put_some. */

@@ -108,28 +108,6 @@ static int is_bound(ring_object *self)
 
 /* ---- arguments -------------------------------------------------------------------------------------------------------- */
 
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-/* -1: none. Wrong ones are told of at once, not only when it would come to waiting. */
-static int find_deadline(PyObject *self, PyObject *timeout, int64_t *deadline)
-{
-    *deadline = -1;
-    if (timeout == Py_None)
-        return 0;
-    PyObject *checked = PyObject_CallMethod(self, "_seconds", "O", timeout);
-    double seconds = checked ? PyFloat_AsDouble(checked) : -1;
-    Py_XDECREF(checked);
-    if (seconds < 0)
-        return -1;
-    *deadline = now_ns() + (int64_t)(seconds * 1e9);
-    return 0;
-}
-
 typedef struct bytes_of {
     const void *data;
     Py_ssize_t size;
@@ -175,15 +153,6 @@ static int wait_after(ring_object *self, int side, int64_t size, int64_t rc, int
     return rc == 1;
 }
 
-/* What is left of the time: a number of seconds, or None. */
-static PyObject *left_until(int64_t deadline)
-{
-    if (deadline < 0)
-        Py_RETURN_NONE;
-    int64_t left = deadline - now_ns();
-    return PyFloat_FromDouble(left > 0 ? (double)left / 1e9 : 0.0);
-}
-
 /* ---- putting ---------------------------------------------------------------------------------------------------------- */
 
 static int64_t put_bytes(ring_object *self, const bytes_of *bytes)
@@ -223,7 +192,7 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count, 
     int64_t rc, deadline = -1;
     int again = 1;
     if ((count != 1 || names) &&
-        (cl__fast_timeout("put", args, count, names, 1, &timeout) < 0 || find_deadline(object, timeout, &deadline) < 0))
+        (cl__fast_timeout("put", args, count, names, 1, &timeout) < 0 || cl__fast_deadline(object, timeout, &deadline) < 0))
         return NULL;
     while (again > 0) {
         Py_ssize_t size = 0;
@@ -233,7 +202,7 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count, 
             Py_RETURN_NONE;
         again = self->never_waits ? 0 : wait_after(self, CL_RING_PRODUCER, size, rc, deadline);
     }
-    PyObject *left = again < 0 ? NULL : left_until(deadline);
+    PyObject *left = again < 0 ? NULL : cl__fast_left(deadline);
     PyObject *done = left ? cl__fast_later(object, "_put_later", rc, args[0], left) : NULL;
     Py_XDECREF(left);
     return done;
@@ -385,7 +354,7 @@ static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count, 
     int64_t rc, deadline = -1;
     int again = 1;
     if ((count || names) &&
-        (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 || find_deadline(object, timeout, &deadline) < 0))
+        (cl__fast_timeout("get", args, count, names, 0, &timeout) < 0 || cl__fast_deadline(object, timeout, &deadline) < 0))
         return NULL;
     while (again > 0) {
         PyObject *bytes = get_object(self, &rc);
@@ -393,7 +362,7 @@ static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count, 
             return bytes;
         again = wait_after(self, CL_RING_CONSUMER, 0, rc, deadline);
     }
-    PyObject *left = again < 0 ? NULL : left_until(deadline);
+    PyObject *left = again < 0 ? NULL : cl__fast_left(deadline);
     PyObject *bytes = left ? cl__fast_later(object, "_get_later", rc, left, Py_None) : NULL;
     Py_XDECREF(left);
     return bytes;

@@ -554,8 +554,11 @@ class Queue(Bells, _Calls):
 
     # ---- getting ----
 
-    def _get_later(self, rc: int, timeout: Any, unused: object) -> bytes:
-        return self._get_all(1, self._deadline_of(timeout))[0]
+    def _get_later(self, rc: int, *unused: object) -> bytes:
+        """C has not got one, and has waited if that was asked for."""
+        if rc not in (_AGAIN, _TIMEOUT):
+            raise self._failed(rc)
+        return self._get_all(1, _NEVER)[0]
 
     def get_many(self, most: int, timeout: float | None = None) -> list[bytes]:
         """Wait for a record, and get all there are by then.
