@@ -79,7 +79,7 @@ typedef struct cl__cast_memory {
     _Alignas(CL__CAST_LINE) _Atomic uint32_t room;
     _Alignas(CL__CAST_LINE) _Atomic uint64_t writer;
     _Atomic int64_t dead_writer;
-    _Atomic uint64_t most, skipped, evictions, waits, wakes;
+    _Atomic uint64_t most, skipped, evictions, refused, dropped, waits, wakes;
     cl__cast_reader readers[];
 } cl__cast_memory;
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 0x424341532d303031ULL /* "BCAS-001": to be changed with anything in broadcast.h */
+#define LAYOUT 0x424341532d303032ULL /* "BCAS-002": to be changed with anything in broadcast.h */
 #define LARGEST (1LL << 46)
 #define NAP_LEAST_NS 50000LL
 #define NAP_MOST_NS 5000000LL
@@ -494,6 +494,15 @@ static int64_t pid_in_the_way(const cl_broadcast *broadcast)
     return !index ? 0 : pid > 0 ? pid : -1;
 }
 
+int64_t cl_broadcast_note(cl_broadcast *broadcast, int32_t what, int64_t records)
+{
+    cl__cast_memory *shared = broadcast->shared;
+    if (broadcast->members.read_only)
+        return -EACCES;
+    cl__add_relaxed(what == CL_BROADCAST_DROPPED ? &shared->dropped : &shared->refused, (uint64_t)records);
+    return 0;
+}
+
 int64_t cl_broadcast_report_of(const cl_broadcast *broadcast, cl_broadcast_report *out)
 {
     cl__cast_memory *shared = broadcast->shared;
@@ -508,6 +517,8 @@ int64_t cl_broadcast_report_of(const cl_broadcast *broadcast, cl_broadcast_repor
         .most = (int64_t)cl__load_relaxed(&shared->most),
         .skipped = (int64_t)cl__load_relaxed(&shared->skipped),
         .evictions = (int64_t)cl__load_relaxed(&shared->evictions),
+        .refused = (int64_t)cl__load_relaxed(&shared->refused),
+        .dropped = (int64_t)cl__load_relaxed(&shared->dropped),
         .waits = (int64_t)cl__load_relaxed(&shared->waits),
         .wakes = (int64_t)cl__load_relaxed(&shared->wakes),
         .recoveries = (int64_t)cl__load_relaxed(&broadcast->members.shared->recoveries),

@@ -1092,3 +1092,46 @@ class AgainstAList(RuleBasedStateMachine):
 
 TestAgainstAList = AgainstAList.TestCase
 TestAgainstAList.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# ---- no room ----
+
+
+@pytest.mark.parametrize("when_full", ["fail", "drop-new"])
+def test_what_finds_no_room(when_full):
+    """Counted in memory that is everybody's, and put nowhere; what comes later is put again."""
+    import numpy as np
+
+    with cl.Broadcast.create(2, 8, lossless=True, when_full=when_full) as writer:
+        with cl.Broadcast.attach(writer) as reader:
+            writer.put_many([b"1", b"2"])
+            puts = (
+                lambda: writer.put(b"3"),
+                lambda: writer.put(b"3", timeout=PATIENCE),
+                lambda: writer.put_nowait(b"3"),
+                lambda: writer.put_many([b"3"]),
+                lambda: writer.records_in(np.array([3], "u8")),
+                lambda: asyncio.run(writer.aput(b"3")),
+            )
+            for put in puts:
+                if when_full == "fail":
+                    with pytest.raises(cl.ReaderBlocks, match=f"process {os.getpid()} has not read"):
+                        put()
+                else:
+                    put()
+            with pytest.raises(cl.ReaderBlocks):  # a slot is no record yet
+                writer.reserve(timeout=0)
+            stats = reader.stats()
+            assert (stats.refused, stats.dropped) == ((len(puts) + 1, 0) if when_full == "fail" else (1, len(puts)))
+            assert reader.get_many(9) == [b"1", b"2"]
+            writer.put(b"4")
+            assert reader.get() == b"4"
+        with pickle.loads(pickle.dumps(writer)) as again:
+            assert again._options["when_full"] == when_full
+
+
+def test_wrong_words_for_no_room():
+    with pytest.raises(ValueError, match="when_full must be one of block, fail, drop-new, not 'drop-old'"):
+        cl.Broadcast.create(2, 8, lossless=True, when_full="drop-old")
+    with cl.Broadcast.create(2, 8) as writer, pytest.raises(ValueError, match="when_full must be one of"):
+        cl.Broadcast.attach(writer, when_full=None)

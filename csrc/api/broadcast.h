@@ -44,6 +44,7 @@ typedef struct cl_broadcast_report {
     int64_t depth, most;     /* how far the slowest registered reader is behind; most: as the writer has found when it looked */
     int64_t skipped;         /* records that readers were moved past, in all */
     int64_t evictions;
+    int64_t refused, dropped; /* records that found no room, as noted by cl_broadcast_note */
     int64_t waits, wakes;    /* sleeps, of all but read-only handles; times that somebody had to be woken */
     int64_t recoveries;      /* participants found dead */
     int64_t last_dead;       /* the pid of the last one, or 0 */
@@ -199,6 +200,15 @@ int64_t cl_broadcast_recover(cl_broadcast *broadcast);
 /* What is known of it. Needs no role. 0.
  * Blocks: no. Threads: any. */
 int64_t cl_broadcast_report_of(const cl_broadcast *broadcast, cl_broadcast_report *out);
+
+enum cl_broadcast_noted {
+    CL_BROADCAST_REFUSED,
+    CL_BROADCAST_DROPPED
+};
+
+/* Records found no room, and whoever would have put them was told so, or has dropped them: count them. 0.
+ * Blocks: no. Threads: any. */
+int64_t cl_broadcast_note(cl_broadcast *broadcast, int32_t what, int64_t records);
 
 /* The registered readers, `most` at most. Needs no role. How many.
  * Blocks: no. Threads: any. */

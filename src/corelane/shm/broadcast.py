@@ -15,7 +15,7 @@ import sys
 import time
 
 from corelane._ffi import fast, ffi, lib
-from corelane._values import integer
+from corelane._values import integer, one_of
 from corelane.errors import Closed, NotSupported, QueueEmpty, ReaderBlocks, SideTaken
 from corelane.shm.broadcast_claims import Peeked, Reserved
 from corelane.shm.broadcast_state import BroadcastStats, ReaderStats, bits, check, failed, held_up, report_of, stats_of
@@ -44,6 +44,8 @@ __all__ = ["Broadcast", "BroadcastStats", "Peeked", "ReaderStats", "Reserved"]
 _RECORD, _ROOM, _READERS = lib.CL_BROADCAST_FOR_RECORD, lib.CL_BROADCAST_FOR_ROOM, lib.CL_BROADCAST_FOR_READERS
 _AGAIN, _UNTAKEN, _SIGNAL, _TIMEOUT = -errno.EAGAIN, -errno.ENOTCONN, -errno.EINTR, -errno.ETIMEDOUT
 _NOW = 0  # a deadline: do not wait
+_WHEN_FULL = ("block", "fail", "drop-new")
+_NOT_READING = ("spin", "when_full")  # of a handle's options
 _NAPS = (50e-6, 5e-3)  # seconds: what a task naps between its looks, which nobody can wake
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ class Broadcast(Bells, _Calls):
         lossless: bool = False,
         members: int = 255,
         wakes_readonly: bool = False,
+        when_full: str = "block",
         spin: float | None = None,
         **options: Any,
     ) -> Self:
@@ -118,6 +121,8 @@ class Broadcast(Bells, _Calls):
             members: how many handles there may be at once that write or, with write access, read: 1 to 4095.
             wakes_readonly: each put is a system call that wakes readers who are attached read-only. Else these nap, and
                 see a record later by up to an eighth of the time that they have waited for it, 5 ms at most.
+            when_full: what this handle's puts do where readers of a lossless one block: "block": wait; "fail": raise
+                ReaderBlocks at once; "drop-new": drop the record, and count it. `reserve` waits in any case.
             spin: seconds that a wait looks before it sleeps, at most; 0: none. None: `default_spin()`.
             options: as in `Segment.create`: mode, owner, group, keep, huge_pages, populate, lock, numa.
 
@@ -133,13 +138,14 @@ class Broadcast(Bells, _Calls):
         plan.members = integer(1, lib.CL_BROADCAST_MEMBERS)("members", members)
         plan.flags = lib.CL_BROADCAST_LOSSLESS if lossless else 0
         plan.flags |= lib.CL_BROADCAST_WAKES_ALL if wakes_readonly else 0
+        one_of("when_full", when_full, _WHEN_FULL)
         ns = spin_ns("spin", spin)
         if lib.cl_broadcast_describe(plan, whole) < 0:
             raise ValueError(f"{slots} slots of {slot_size} bytes are more than any machine has")
         segment = Segment()
         about = bytes(ffi.buffer(plan))
         segment._create(whole.size, name, lib.CL_SEGMENT_BROADCAST, about=about, layout=whole.layout, **options)
-        return cls._of(segment, ns, {"spin": spin})
+        return cls._of(segment, ns, {"spin": spin, "when_full": when_full})
 
     @classmethod
     def attach(
@@ -152,6 +158,7 @@ class Broadcast(Bells, _Calls):
         on_death: str = "raise",
         subscribe: bool = True,
         readonly: bool = False,
+        when_full: str = "block",
         spin: float | None = None,
     ) -> Self:
         """Attach one that there is already, and read it from the next record on.
@@ -164,7 +171,7 @@ class Broadcast(Bells, _Calls):
             subscribe: become a reader now. Else with the first get or `subscribe`; until then nobody waits for it.
             readonly: without the right to write to the memory (`mode=0o640` and the group's readers): a lossy one can
                 be read, a lossless one only looked at: `stats()`.
-            spin: as in `create`.
+            when_full, spin: as in `create`.
 
         Raises:
             ShmFailed: there is none of that name, no permission. ShmError: it has `members` participants already.
@@ -172,11 +179,12 @@ class Broadcast(Bells, _Calls):
         """
         ns = spin_ns("spin", spin)
         check(policy, start, on_loss, on_death)
+        one_of("when_full", when_full, _WHEN_FULL)
         segment = Segment()
         source = target
         segment._attach(source, lib.CL_SEGMENT_BROADCAST, readonly)
         reading: dict[str, Any] = {"policy": policy, "start": start, "on_loss": on_loss, "on_death": on_death}
-        made = cls._of(segment, ns, {**reading, "spin": spin})
+        made = cls._of(segment, ns, {**reading, "spin": spin, "when_full": when_full})
         try:
             if subscribe and not (readonly and made.lossless):
                 made.subscribe(**reading)
@@ -351,7 +359,7 @@ class Broadcast(Bells, _Calls):
 
     def _begin(self, what: int) -> None:
         if what == _RECORD:
-            self.subscribe(**{name: value for name, value in self._options.items() if name != "spin"})
+            self.subscribe(**{name: value for name, value in self._options.items() if name not in _NOT_READING})
         else:
             self.take()
 
@@ -444,12 +452,22 @@ class Broadcast(Bells, _Calls):
     def _put_all(self, items: list[Any], deadline: int) -> None:
         done = 0
         while done < len(items):
-            put = self._until(functools.partial(self._put_some, items, done), _ROOM, deadline, items[done])
-            if put is None:
-                raise self._blocked(done)
-            done += put
+            call = functools.partial(self._put_some, items, done)
+            put = self._until(call, _ROOM, self._patience(deadline), items[done])
+            done += self._no_room(done) if put is None else put
+
+    def _patience(self, deadline: int) -> int:
+        return deadline if self._options["when_full"] == "block" else _NOW
+
+    def _no_room(self, done: int = 0) -> int:
+        """How many records are done with that found no room: one, if it is dropped."""
+        if self._options["when_full"] != "drop-new":
+            raise self._blocked(done)
+        lib.cl_broadcast_note(self._core, lib.CL_BROADCAST_DROPPED, 1)
+        return 1
 
     def _blocked(self, done: int = 0) -> ReaderBlocks:
+        lib.cl_broadcast_note(self._core, lib.CL_BROADCAST_REFUSED, 1)
         pid = int(self._report().blocked_by) or -1
         who = f"process {pid}" if pid > 0 else "a process of unknown pid"
         return ReaderBlocks(
@@ -470,10 +488,8 @@ class Broadcast(Bells, _Calls):
         flat, size = rows.reshape(-1), rows.shape[1]
         while done < len(rows):
             call = functools.partial(self._put_records, flat, size, done)
-            put = self._until(call, _ROOM, deadline, rows[done])
-            if put is None:
-                raise self._blocked(done)
-            done += put
+            put = self._until(call, _ROOM, self._patience(deadline), rows[done])
+            done += self._no_room(done) if put is None else put
 
     def reserve(self, *, timeout: float | None = None) -> Reserved:
         """The next slot, to be filled in place.
@@ -576,8 +592,10 @@ class Broadcast(Bells, _Calls):
 
     async def aput(self, data: Any, timeout: float | None = None) -> None:
         """`put`, for an event loop: no thread, no polling while nothing happens."""
-        one = [data]
-        if await self._until_async(lambda: self._put_some(one, 0), _ROOM, self._deadline(timeout), data) is None:
+        one, deadline = [data], self._deadline(timeout)
+        if self._patience(deadline) == _NOW:
+            self._put_all(one, _NOW)
+        elif await self._until_async(lambda: self._put_some(one, 0), _ROOM, deadline, data) is None:
             raise self._blocked()
 
     async def aget(self, timeout: float | None = None) -> bytes:

@@ -56,9 +56,10 @@ class BroadcastStats:
 
     `put` is how many records there ever were; `depth` how far the slowest registered reader is behind, `most` the same
     as the writer of a lossless one has found it when it looked. `skipped` are records that it has moved readers past,
-    `evictions` readers that it did not wait for. `waits` counts sleeps, `wakes` how often somebody had to be woken;
-    `recoveries` participants found dead, `last_dead` is the pid of the last one. `state` is the writer's: "new" (nobody
-    yet), "open", "closed", "died"; `writer` the pid of who writes, or has died. `readers` are the registered ones.
+    `evictions` readers that it did not wait for. `refused` are puts that found no room and raised, `dropped` records
+    that found none and were dropped. `waits` counts sleeps, `wakes` how often somebody had to be woken; `recoveries`
+    participants found dead, `last_dead` is the pid of the last one. `state` is the writer's: "new" (nobody yet),
+    "open", "closed", "died"; `writer` the pid of who writes, or has died. `readers` are the registered ones.
     """
 
     slots: int
@@ -69,6 +70,8 @@ class BroadcastStats:
     most: int
     skipped: int
     evictions: int
+    refused: int
+    dropped: int
     waits: int
     wakes: int
     recoveries: int
