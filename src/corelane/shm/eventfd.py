@@ -20,6 +20,7 @@ import weakref
 from corelane._ffi import fast, ffi, lib
 from corelane._values import flag, integer, seconds
 from corelane.errors import Corrupted, QueueFull, shm_failed
+from corelane.shm.segment import to_child
 
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
@@ -233,15 +234,13 @@ class EventFd:
         return f"<{type(self).__name__}, {'closed' if fd < 0 else f'descriptor {fd}'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        context = sys.modules.get("multiprocessing.context")
-        if context is None or context.get_spawning_popen() is None:
+        passed = to_child(self.fileno())
+        if passed is None:
             raise TypeError(
                 f"{self!r} cannot be pickled: its descriptor must be passed on: Command(fds={{3: event}}) and "
                 "EventFd.attach(3), an argument of multiprocessing.Process, or socket.send_fds and EventFd.from_fd"
             )
-        from multiprocessing.reduction import DupFd
-
-        return _attached, (type(self), DupFd(self.fileno()))
+        return _attached, (type(self), passed)
 
     # ---- the end ----
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on", "started", "use_makers"]
+__all__ = ["KINDS", "Handle", "Passed", "Segment", "create_options", "passed_on", "started", "to_child", "use_makers"]
 
 # What segments hold, as people call it.
 KINDS = {
@@ -74,7 +74,7 @@ class Handle:
         return hash(self._key())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        passed = _pass_on(self) if PLATFORM != "linux" and self.name is None and self.pid == os.getpid() else None
+        passed = to_child(self.fd) if PLATFORM != "linux" and self.name is None and self.pid == os.getpid() else None
         return (Handle, self._key()) if passed is None else (_passed, (passed, self.device, self.inode))
 
     def __del__(self) -> None:
@@ -108,27 +108,23 @@ def started() -> Any:
     return None if context is None else context.get_spawning_popen()
 
 
-def passed_on(segment: Segment) -> Handle | Passed:
-    """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
-    handle, popen = segment.handle, started()
+def to_child(fd: int) -> Any:
+    """What a descriptor is pickled as for a child of multiprocessing; None: none is being started."""
+    popen = started()
     if popen is None:
-        return handle
-    from multiprocessing.reduction import DupFd
-
-    fd = segment.fileno()
-    if fd in getattr(popen, "_fds", ()):  # no number can be passed twice: an object, and its segment
-        fd = os.dup(fd)
-        weakref.finalize(popen, os.close, fd).atexit = False  # it is passed on by then, and a forked child has it, too
-    return Passed(DupFd(fd), handle.name)
-
-
-def _pass_on(handle: Handle) -> Any:
-    """What multiprocessing passes a descriptor by to a process that it is about to start; None: it is not."""
-    if started() is None:
         return None
     from multiprocessing.reduction import DupFd
 
-    return DupFd(handle.fd)
+    if fd in getattr(popen, "_fds", ()):  # no number can be passed twice: an object, and its segment
+        fd = os.dup(fd)
+        weakref.finalize(popen, os.close, fd).atexit = False  # it is passed on by then, and a forked child has it, too
+    return DupFd(fd)
+
+
+def passed_on(segment: Segment) -> Handle | Passed:
+    """What an object in a segment is pickled as: for a child that is being started a descriptor, else a Handle."""
+    handle, dup = segment.handle, to_child(segment.fileno())
+    return handle if dup is None else Passed(dup, handle.name)
 
 
 def _passed(passed: Any, device: int, inode: int) -> Handle:
