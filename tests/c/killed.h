@@ -12,6 +12,30 @@
 
 static int64_t steps_in_all, kills_in_all;
 
+/* The victim is stopped, and makes k steps: 0: it was done before that. Else it was killed. */
+static int step_and_kill(pid_t pid, int64_t k)
+{
+    int status = 0;
+    for (int64_t step = 0; step < k; step++) {
+        MUST(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL));
+        MUST(waitpid(pid, &status, 0));
+        steps_in_all++;
+        if (WIFEXITED(status)) {
+            CHECK_IS(WEXITSTATUS(status), 0);
+            return 0;
+        }
+        CHECK(WIFSTOPPED(status));
+        CHECK_IS(WSTOPSIG(status), SIGTRAP);
+    }
+    MUST(kill(pid, SIGKILL));
+    MUST(waitpid(pid, &status, 0));
+    CHECK(WIFSIGNALED(status));
+    kills_in_all++;
+    return 1;
+}
+
+/* Where the victim begins otherwise the program has a live_until of its own. */
+#ifdef OBJECT_OF
 static pid_t start_victim(const killed_case *this, handle *inherited)
 {
     int status;
@@ -30,25 +54,9 @@ static pid_t start_victim(const killed_case *this, handle *inherited)
 
 static int live_until(const killed_case *this, handle *inherited, int64_t k)
 {
-    int status = 0;
-    pid_t pid = start_victim(this, inherited);
-    for (int64_t step = 0; step < k; step++) {
-        MUST(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL));
-        MUST(waitpid(pid, &status, 0));
-        steps_in_all++;
-        if (WIFEXITED(status)) {
-            CHECK_IS(WEXITSTATUS(status), 0);
-            return 0;
-        }
-        CHECK(WIFSTOPPED(status));
-        CHECK_IS(WSTOPSIG(status), SIGTRAP);
-    }
-    MUST(kill(pid, SIGKILL));
-    MUST(waitpid(pid, &status, 0));
-    CHECK(WIFSIGNALED(status));
-    kills_in_all++;
-    return 1;
+    return step_and_kill(start_victim(this, inherited), k);
 }
+#endif
 
 static int can_trace(void)
 {
