@@ -741,6 +741,45 @@ def test_a_pause_that_somebody_cancels_ends_the_tries(run):
     run(main())
 
 
+@contextlib.contextmanager
+def tasks_still_born():
+    """What is made within is cancelled before its first step."""
+
+    def make(loop, coroutine, **options):
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        task.cancel()
+        return task
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(make)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+def test_a_pause_that_is_cancelled_before_its_first_step_ends_the_tries(run):
+    async def main():
+        retry = cl.Retry(tries=3, backoff=1000, clock=Pauses())
+        async with asyncio.timeout(20):
+            with tasks_still_born(), pytest.raises(cl.ProcessError, match="was ended by CancelledError"):
+                await cl.run_async(["false"], retry=retry)
+
+    run(main())
+
+
+def test_an_async_iterable_that_is_cancelled_before_its_first_step_ends_the_iterator(run):
+    async def commands():
+        yield ["true"]
+
+    async def main():
+        with tasks_still_born(), pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(20):
+                await anext(cl.run_many_async(commands()))
+
+    run(main())
+
+
 def test_a_coroutine_closed_in_a_block_of_many(run):
     async def main():
         async with cl.run_many_async([FOREVER], concurrency=1) as results:

@@ -121,7 +121,7 @@ class _Many:
         if self.is_async:
             if self.puller is None and self.more:
                 self.puller = self.loop.create_task(self.pull_async())
-                self.puller.add_done_callback(lambda _: self.changed.set())
+                self.puller.add_done_callback(self.pulled)
             return
         try:
             for _ in range(min(self.items.room, _PULLED_AT_ONCE) if self.more else 0):
@@ -134,20 +134,20 @@ class _Many:
 
     async def pull_async(self) -> None:
         assert self.engine is not None
-        try:
-            async for given in self.commands:
-                self.add(given)
-                self.engine.go_on()
-                while not self.items.room:
-                    self.changed.clear()
-                    await self.changed.wait()
-        except BaseException as error:
-            if not self.is_closed:
-                self.fail(error)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self.more = False
+        async for given in self.commands:
+            self.add(given)
+            self.engine.go_on()
+            while not self.items.room:
+                self.changed.clear()
+                await self.changed.wait()
+
+    def pulled(self, puller: asyncio.Task[None]) -> None:
+        """`pull_async` has ended, or was cancelled before its first step."""
+        self.more = False
+        error = asyncio.CancelledError() if puller.cancelled() else puller.exception()
+        if error is not None and not self.is_closed:
+            self.fail(error)
+        self.changed.set()
 
     def add(self, given: Any) -> None:
         assert self.loop is not None

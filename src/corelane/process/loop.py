@@ -17,6 +17,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 from corelane.errors import CallFailed, NotSupported, ProcessError
 from corelane.process import dropped
@@ -244,7 +245,9 @@ class Engine(Driver):
             super().later(clock, pause, work)
             return
         assert self._loop is not None
-        self._pauses[work] = self._loop.create_task(self._pause(clock.sleep, pause, work))
+        # What comes after it is not the task's: one that is cancelled before its first step never runs.
+        task = self._pauses[work] = self._loop.create_task(_sleep(clock, pause))
+        task.add_done_callback(partial(self._at_pause, work))
 
     def post(self, number: int, outcome: Any) -> None:
         loop = self._loop
@@ -256,23 +259,24 @@ class Engine(Driver):
         self.function_ended(number, outcome)
         self.go_on()
 
-    async def _pause(self, sleep: Callable[[float], Any], pause: float, work: Work) -> None:
+    def _at_pause(self, work: Work, pause: asyncio.Task[None]) -> None:
+        del self._pauses[work]
         try:
-            await sleep(pause)
-            if not work.killed:
+            # Of a clock that is not ours, or somebody has cancelled all tasks.
+            error = asyncio.CancelledError() if pause.cancelled() else pause.exception()
+            if work.killed:
+                pass
+            elif error is None:
                 work.start(self)
-        except BaseException as error:  # of a clock that is not ours, or somebody has cancelled all tasks
-            if not work.killed:
+            else:
                 work.killed = True
                 message = f"{work.command}: the pause before its next try was ended by {error!r}"
                 wrong = error if isinstance(error, Exception) else ProcessError(message, command=work.command)
                 work.ended(self, unstarted(work.command, wrong))
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            del self._pauses[work]
-            if self._loop is not None:
-                self.go_on()
+        except BaseException as error:
+            self._break_off(error)
+            raise
+        self.go_on()
 
     def close(self) -> None:
         self._sinks.clear()
@@ -282,6 +286,10 @@ class Engine(Driver):
         # The core kills by itself when it is freed; what was opened for the children, and who does not die, is ours.
         if hasattr(self, "batch") and self.busy:
             self.close()
+
+
+async def _sleep(clock: Any, seconds: float) -> None:
+    await clock.sleep(seconds)
 
 
 def _into(future: asyncio.Future[Result]) -> Callable[[Result], None]:
