@@ -665,6 +665,24 @@ def test_no_room_for_a_thread(monkeypatch):
     assert caught.value.errno == 11
 
 
+@pytest.mark.parametrize("begins", [False, True])
+def test_an_interrupt_that_threading_hides_is_raised(monkeypatch, begins):
+    """A Condition whose `wait` is interrupted may release a lock that it does not hold: a RuntimeError over it."""
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        if begins:
+            start(thread)
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with nothing_left(), pytest.raises(KeyboardInterrupt):
+        (C(*FOREVER) | cl.over_lines(upper) | ["cat"]).spawn()
+
+
 def test_no_room_for_a_pipe_names_the_pipeline(few_descriptors):
     few_descriptors(1)
     with pytest.raises(cl.ResourceExhausted, match=r"cannot start cat \\| cat: \[pipe\] Too many open files"):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import time
 
 from corelane.errors import OutputLimitExceeded, spawn_failed
@@ -182,15 +183,21 @@ class FunctionRun:
 
         # A daemon: nobody can end a function that does not return, and nobody should have to wait for it.
         thread = threading.Thread(target=call, name="corelane stage", daemon=True)
+        handled = sys.exc_info()[1]
         try:
             thread.start()
         except BaseException as error:
+            interrupt: BaseException | None = error
+            if isinstance(error, RuntimeError):
+                # So it says that no thread could be made. But an interrupt of its wait for the thread can also find a
+                # lock of `threading` unlocked, whose RuntimeError then hides it.
+                interrupt = None if error.__context__ is handled else error.__context__
             with contextlib.suppress(IndexError):
                 run, _ = waiting.pop()
-                if not isinstance(error, RuntimeError):
+                if interrupt is not None:
                     run.close()
-            if not isinstance(error, RuntimeError):
-                raise
+            if interrupt is not None:
+                raise interrupt from None
             why = "the limit on threads is reached (ulimit -u, pids.max); wait for some to end"
             message = f"cannot start {self.function}: {why}"
             raise spawn_failed(message, command=self.function, stage="clone", errno=errno.EAGAIN) from None

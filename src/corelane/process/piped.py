@@ -15,7 +15,7 @@ from types import TracebackType
 
 from corelane._ffi import fast
 from corelane._values import seconds
-from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, SpawnFailed, spawn_failed
+from corelane.errors import CorelaneError, NotSupported, ProcessTimeout, ResourceExhausted, SpawnFailed, spawn_failed
 from corelane.process.explain import ADVICE
 from corelane.process.functions import FunctionResult, FunctionRun
 from corelane.process.opened import close, owned_pipe
@@ -28,6 +28,7 @@ from corelane.process.stages import PipelineResult, failure_of, shared_stderr
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from threading import Thread
     from typing import IO, Any, NoReturn
 
     from corelane.errors import CpuRefused
@@ -149,7 +150,9 @@ class PipelineProcess:
             self.stdout = self._file(ours, "rb")
         self._joints = [end for end in self._joints if end is not source and end is not sink]
         run.connect(source, sink)
-        self._parts.append(_Thread(run))
+        part = _Thread(run)
+        self._parts.append(part)
+        part.start()
 
     def _file(self, owner: Any, mode: str) -> IO[Any]:
         fd = owner.fd
@@ -373,16 +376,24 @@ class _Thread:
         self._run = run
         self._began = time.monotonic()
         self._result: FunctionResult | None = None
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
         try:
-            self._thread = run.start(self._ended)
-        except BaseException:
-            run.close()
+            self._thread = self._run.start(self._ended)
+        except ResourceExhausted:
+            self._run.close()
             raise
 
     def _ended(self, result: FunctionResult) -> None:
         self._result = result
 
     def _wait(self, timeout: float | None, *, reap: bool = True) -> bool:
+        if self._thread is None:  # `start` was interrupted: there may be a thread, and then it owns what it closes
+            until = time.monotonic() + (timeout or 0.0)
+            while not self._run.is_over and time.monotonic() < until:
+                time.sleep(0.001)
+            return self._run.is_over
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
