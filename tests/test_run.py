@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import fcntl
+import functools
+import operator
 import os
 import select
 import signal
@@ -93,6 +95,15 @@ def test_read_raises_like_run():
     with pytest.raises(cl.NonZeroExit):
         cl.read(["false"])
     assert cl.read(["false"], check=False) == ""
+
+
+@pytest.mark.parametrize("call", ["read", "lines", "chunks"])
+@pytest.mark.parametrize("also", [[], [cl.Command("cat")]])
+def test_a_stdout_that_goes_elsewhere_cannot_be_read(call, also, tmp_path):
+    command = functools.reduce(operator.or_, also, cl.Command("echo", "x")).with_options(stdout=tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"{call} of echo x.* is to go to .*out"):
+        getattr(command, call)()
+    assert not (tmp_path / "out").exists()
 
 
 def test_read_keeps_what_else_was_to_be_captured():
