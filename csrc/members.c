@@ -25,7 +25,8 @@
 
 #define ASK_NS 500000
 #define ASK_RARELY_NS 50000000
-enum { ASK_SHARE = 16 };
+#define NAP_NS 1000000
+enum { ASK_SHARE = 16, LOOKS = 5 };
 
 void cl__members_open(cl__members *members, cl_segment *segment, void *memory, int32_t count, cl__clear *clear, void *object)
 {
@@ -123,10 +124,15 @@ int64_t cl__members_join(cl__members *members)
     rc = members->has_membarrier ? cl__membarrier_register() : 0; /* before we are in the table, and publish anything */
     if (rc < 0)
         return rc;
-    /* First those that nobody is, then any: somebody was that one, or has left it since. */
-    for (int any = 0; any < 2; any++) {
+    /* First those that nobody is, then any: somebody was that one, or has left it since. And some milliseconds longer, as a
+     * lease that is taken need not be a living participant's:
+     *
+     *     A: recovers 3, and so has its lease     B: all leases are taken     A: gives 3's back     B: all of them live? */
+    for (int look = 0; look < LOOKS; look++) {
+        if (look > 1)
+            cl__sys_nap(NAP_NS);
         for (int32_t index = 1; index <= members->count; index++) {
-            if (!any && cl__load_relaxed(&members->shared->table[index].pid)) /* partner: none, the lease decides */
+            if (!look && cl__load_relaxed(&members->shared->table[index].pid)) /* partner: none, the lease decides */
                 continue;
             rc = join_as(members, index);
             if (rc != 0)

@@ -209,8 +209,9 @@ static void two_leaves(void)
     CHECK_IS(cl_buffers_leave(two.pool), 1);
 }
 
-/* All places are taken when one looks for what is free, and one is free when it looks for the dead. */
-static void a_place_that_comes_free_on_the_way(void)
+/* All places are taken when one looks for what is free, and one is free when it looks for the dead; or only after that, as
+ * where somebody was about to recover it. */
+static void a_place_that_comes_free_on_the_way(int looks)
 {
     say_about("a place that comes free on the way");
     begin(1);
@@ -223,6 +224,7 @@ static void a_place_that_comes_free_on_the_way(void)
     CHECK_IS(cl_buffers_open(&first.pool, first.segment), 0);
     CHECK_IS(cl_buffers_join(first.pool), 1);
     at(133, two_leaves);
+    hook_passes = looks;
     CHECK_IS(cl_buffers_join(one.pool), 2);
     cl_buffers_free(first.pool);
     cl_segment_free(first.segment);
@@ -286,7 +288,8 @@ static void recalling_comes_to_an_end(void)
 int main(void)
 {
     recalling_comes_to_an_end();
-    a_place_that_comes_free_on_the_way();
+    a_place_that_comes_free_on_the_way(0);
+    a_place_that_comes_free_on_the_way(1);
     a_bell_that_is_another_one();
     a_handle_that_becomes_stale_on_the_way(291, two_releases, 0);
     a_handle_that_becomes_stale_on_the_way(291, two_releases_and_acquires, 1);
