@@ -43,7 +43,7 @@ struct cl_sync {
     _Atomic int64_t gave_way_at; /* ns */
     _Atomic uint32_t gives_way;
     _Atomic uint32_t hint; /* the permit that was taken last */
-    _Atomic uint32_t claims; /* of permits, by this process's threads, so far */
+    _Atomic uint32_t claims; /* of the lock or of permits, by this process's threads, so far */
 };
 
 extern const cl__sync_kind cl__lock_kind, cl__semaphore_kind, cl__event_kind, cl__barrier_kind;

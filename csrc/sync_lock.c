@@ -60,8 +60,10 @@ int64_t cl_lock_try(cl_lock *lock, int32_t waits)
                 return -EAGAIN;
             CL_FAULT(202);
             /* partner: other claims, the exchange in release, and the CAS in clear_lock */
-            if (cl__swap_if_ordered(&lock->shared->state, &word, claim | (word & DEAD_MASK)))
+            if (cl__swap_if_ordered(&lock->shared->state, &word, claim | (word & DEAD_MASK))) {
+                cl__store_relaxed(&lock->claims, cl__load_relaxed(&lock->claims) + 1); /* partner: none: ours while we have it */
                 return dead_of(word);
+            }
             continue; /* with what is there instead */
         }
         if ((word & ~DEAD_MASK) == claim)
@@ -120,6 +122,11 @@ int64_t cl_lock_is_held(const cl_lock *lock)
     int64_t rc = cl__members_is_joined(&lock->members);
     uint64_t word = cl__load_relaxed(&lock->shared->state); /* partner: none: if it is ours, we wrote it */
     return rc < 0 ? rc : (word & ~DEAD_MASK) == our_claim(lock);
+}
+
+int64_t cl_lock_claims(const cl_lock *lock)
+{
+    return cl__load_relaxed(&lock->claims); /* partner: none: whoever has it asks */
 }
 
 int64_t cl_lock_recovered(const cl_lock *lock)

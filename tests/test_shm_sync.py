@@ -1025,6 +1025,24 @@ def test_a_task_does_not_wait_for_itself():
     lock.close()
 
 
+def test_a_task_waits_for_another_one_of_its_thread_that_took_it_at_once():
+    lock = cl.Lock.create()
+
+    async def take():
+        assert lock.try_acquire()
+
+    async def main():
+        assert await lock.acquire_async()
+        lock.release()
+        await asyncio.create_task(take())
+        with pytest.raises(cl.ShmTimeout):
+            await lock.acquire_async(0.01)
+        lock.release()
+
+    asyncio.run(main())
+    lock.close()
+
+
 def test_a_task_is_told_of_a_death(holder):
     lock, semaphore, barrier = cl.Lock.create(), cl.Semaphore.create(1), cl.Barrier.create(2)
     programs = [holder(lock), holder(semaphore)]

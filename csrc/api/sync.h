@@ -133,6 +133,10 @@ int64_t cl_lock_holder(const cl_lock *lock);
  * Blocks: no. Threads: any. */
 int64_t cl_lock_is_held(const cl_lock *lock);
 
+/* How often this object has had it, so far, modulo 2^32: which claim this is, for whoever has it.
+ * Blocks: no. Threads: the one that has it. */
+int64_t cl_lock_claims(const cl_lock *lock);
+
 /* While this object has it: the pid of who died with it last, or 0.
  * Blocks: no. Threads: any. */
 int64_t cl_lock_recovered(const cl_lock *lock);

@@ -113,11 +113,12 @@ class Lock(_Calls, Primitive):
         import asyncio
 
         me, had = asyncio.current_task(), getattr(self, "_task", None)
-        if me is not None and had is not None and had() is me and self.held:
+        # Its last claim may be over, and the lock another task's of this thread.
+        if had is not None and had[0]() is me and self.held and had[1] == lib.cl_lock_claims(self._core):
             raise AlreadyHeld(f"{self!r}: this task has it already: it would wait for itself; release it first")
         if not await self._until(self.try_acquire, timeout):
             raise self._late()
-        self._task = weakref.ref(me) if me is not None else None
+        self._task = (weakref.ref(me), lib.cl_lock_claims(self._core)) if me is not None else None
         return True
 
     async def __aenter__(self) -> Self:
