@@ -1,6 +1,7 @@
 """What tests of several files share."""
 
 import os
+import signal
 import uuid
 
 import pytest
@@ -9,6 +10,12 @@ from hypothesis import settings
 # A deadline times a test on whatever machine runs it; a benchmark is never a timed unit test.
 settings.register_profile("corelane", deadline=None)
 settings.load_profile("corelane")
+
+# A shell without job control ignores these for what it starts with `&`, and our children would inherit that: a test of
+# Ctrl-C would wait for ever.
+for _each, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_each) is signal.SIG_IGN:
+        signal.signal(_each, _default)
 
 
 @pytest.fixture

@@ -107,13 +107,13 @@ static void feeds_and_drains_at_once(void)
     free(data);
 }
 
-/* SIGPIPE is at its default here, and would end this program. */
+/* SIGPIPE, at its default, would end this program. */
 static void survives_a_closed_stdin(void)
 {
     static const char data[1 << 20];
     const cl_piece piece = {data, sizeof data};
     sigset_t pipe_only, pending, before;
-    CHECK(signal(SIGPIPE, SIG_DFL) == SIG_DFL);
+    CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR); /* whoever started us may ignore it */
     begin_feed("a child that does not read", "exit", &piece, 1);
     finish();
     exited(0);
