@@ -11,9 +11,13 @@ from hypothesis import settings
 settings.register_profile("corelane", deadline=None)
 settings.load_profile("corelane")
 
-# A shell without job control ignores these for what it starts with `&`, and our children would inherit that: a test of
-# Ctrl-C would wait for ever.
-for _each, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# A shell without job control ignores the first two for what it starts with `&`, nohup the third, and our children would
+# inherit that: a test of Ctrl-C would wait for ever.
+for _each, _default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(_each) is signal.SIG_IGN:
         signal.signal(_each, _default)
 
