@@ -121,7 +121,8 @@ static void take_hint_back(cl_buffers *pool, enum cl__hints row, int64_t index)
 
 static void count_allocated(cl_buffers *pool)
 {
-    int64_t now = cl__add_relaxed(&pool->shared->allocated, 1) + 1, peak = cl__load_relaxed(&pool->shared->peak);
+    /* Not as a signed sum: what stood there may be a scribbler's. */
+    int64_t now = (int64_t)((uint64_t)cl__add_relaxed(&pool->shared->allocated, 1) + 1), peak = cl__load_relaxed(&pool->shared->peak);
     while (now > peak && !cl__swap_if(&pool->shared->peak, &peak, now))
         continue;
 }
@@ -163,7 +164,7 @@ static void settle(cl_buffers *pool, int64_t index, cl_buffers_ref *ref)
     CL_FAULT(286);
     cl__store_relaxed(&block->generation, generation ? generation : 1);
     count_allocated(pool);
-    pool->counts[index] = 1;
+    pool->counts[index]++; /* from 0, unless a scribbler has freed what we hold: then both are ours */
     pool->references++;
     fill(pool, index, generation ? generation : 1, ref);
     CL_FAULT(287);

@@ -325,7 +325,8 @@ int64_t cl_deque_report_of(cl_deque *deque, cl_deque_report *out)
         .fault_index = cl__load_relaxed(&deque->fault_index),
         .size = count_records(deque),
     };
-    out->stolen = out->pushed - out->popped - out->lost - out->size;
+    /* Not as a signed sum: the counts may be a scribbler's. */
+    out->stolen = (int64_t)((uint64_t)out->pushed - (uint64_t)out->popped - (uint64_t)out->lost - (uint64_t)out->size);
     out->stolen = out->stolen > 0 ? out->stolen : 0; /* of a moving deque */
     out->is_owner = out->me && out->me == owner;
     return 0;

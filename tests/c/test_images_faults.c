@@ -2,7 +2,7 @@
  * See tests/fuzz/image.h. */
 #include "../fuzz/image.h"
 
-enum { INPUTS = 400, CHANGES = 8 };
+enum { INPUTS = 1000, CHANGES = 8 };
 
 /* Some bytes of it are others: numbers that somebody would choose. */
 static void change(uint8_t *input, size_t all, uint64_t *state)
@@ -12,19 +12,23 @@ static void change(uint8_t *input, size_t all, uint64_t *state)
         /* Mostly where the header, the description and the words are. */
         size_t in = any(state) % 3 ? 512 + (any(state) & 1) * 4096 : all, at = any(state) % (in < all ? in : all);
         size_t size = 1ULL << any(state) % 4;
+        if (any(state) % 4 == 0) { /* what it says of its geometry: others that could be */
+            value = 1ULL << any(state) % 24;
+            at = PREFIX + CL_SEGMENT_ABOUT + any(state) % 12 * 4;
+            size = 4;
+        }
         memcpy(input + at, &value, size < all - at ? size : all - at);
     }
 }
 
 int main(void)
 {
-    static const int kinds[] = {0, 1, 2, BROADCAST};
     int fds = count_fds();
     for (uint64_t seed = 0; seed < INPUTS; seed++) {
         size_t all;
         uint64_t state = seed * 0x9e3779b97f4a7c15ULL + 1;
         say_about("input %d", (int)seed);
-        uint8_t *input = make_input(kinds[seed % 4], seed, &all);
+        uint8_t *input = make_input((int)(seed % KINDS), seed, &all);
         use_image(input, all);
         for (int i = 0; i < 4; i++) {
             change(input, all, &state);

@@ -12,11 +12,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t all)
 
 static void write_seeds(const char *directory)
 {
-    static const int kinds[] = {0, 1, 2, BROADCAST};
     char path[4096];
-    for (int seed = 0; seed < 80; seed++) {
+    for (int seed = 0; seed < 20 * KINDS; seed++) {
         size_t all;
-        uint8_t *input = make_input(kinds[seed % 4], (uint64_t)seed, &all);
+        uint8_t *input = make_input(seed % KINDS, (uint64_t)seed, &all);
         snprintf(path, sizeof path, "%s/%d", directory, seed);
         int fd = MUST(__real_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         CHECK_IS(write(fd, input, all), all);
