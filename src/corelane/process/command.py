@@ -71,7 +71,11 @@ class Runnable:
         return await aio.run_async(self)
 
     def read(self) -> str:
-        """Run it and return its stdout as text, exactly as written (with its last newline)."""
+        """Run it and return its stdout as text, exactly as written (with its last newline).
+
+        Raises:
+            ValueError: its stdout is to go elsewhere. Else as `corelane.run`.
+        """
         is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
         captured = self if is_captured else self._to_read("read").with_options(stdout=PIPE)
         text: str = captured.run().text
@@ -240,7 +244,11 @@ class Command(Runnable):
         return execute(self)
 
     def read(self) -> str:
-        """Run it and return its stdout as text, exactly as written (with its last newline)."""
+        """Run it and return its stdout as text, exactly as written (with its last newline).
+
+        Raises:
+            ValueError: its stdout is to go elsewhere. Else as `corelane.run`.
+        """
         is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
         captured = self if is_captured else self._to_read("read")._variant("read", stdout=PIPE)
         return captured.run().text
