@@ -342,7 +342,7 @@ def test_an_interrupt_at_every_microsecond(name, tmp_path):
 def sleep_for_long(how):
     """A child and its child, which only we can end."""
     script = "sleep 1000 & echo $!; wait"
-    command = cl.Command("sh", "-c", f"({script}) >&3", fds={3: 1})
+    command = cl.Command("sh", "-c", f"({script}) >&3", fds={3: 1}, stdout=cl.DEVNULL)
     try:
         if how == "run":
             command.run()

@@ -20,7 +20,7 @@ from corelane.process.values import text
 TYPE_CHECKING = False  # importing typing would cost more than importing this package
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Self, Unpack, overload
+    from typing import Any, Unpack, overload
 
     from corelane.process.async_process import Spawning
     from corelane.process.pipeline import Pipeline
@@ -71,13 +71,9 @@ class Runnable:
         return await aio.run_async(self)
 
     def read(self) -> str:
-        """Run it and return its stdout as text, exactly as written (with its last newline).
-
-        Raises:
-            ValueError: its stdout is to go elsewhere. Else as `corelane.run`.
-        """
+        """Run it and return its stdout, wherever it was to go, as text exactly as written (with its last newline)."""
         is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
-        captured = self if is_captured else self._to_read("read").with_options(stdout=PIPE)
+        captured = self if is_captured else self.with_options(stdout=PIPE)
         text: str = captured.run().text
         return text
 
@@ -87,18 +83,11 @@ class Runnable:
 
     def lines(self, *, keepends: bool = False) -> Iterator[str]:
         """Run it and yield its stdout line by line, in bounded memory; see `stream.lines`."""
-        return stream.lines(self._to_read("lines").with_options(stdout=PIPE, capture=None), keepends)
+        return stream.lines(self.with_options(stdout=PIPE, capture=None), keepends)
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         """Run it and yield its stdout in pieces of at most `size` bytes, as they come; see `stream.chunks`."""
-        return stream.chunks(self._to_read("chunks").with_options(stdout=PIPE, capture=None), size)
-
-    def _to_read(self, call: str) -> Self:
-        """Itself: its stdout is not given to anybody else."""
-        given = self.option("stdout")
-        if given is None or given is PIPE:
-            return self
-        raise ValueError(f"{call} of {self} reads its stdout, which is to go to {given!r}: leave that out, or use run")
+        return stream.chunks(self.with_options(stdout=PIPE, capture=None), size)
 
     def _process(self, for_run: bool) -> Any:
         """The Process, not yet its caller's: should that not come about, it is killed."""
@@ -244,13 +233,9 @@ class Command(Runnable):
         return execute(self)
 
     def read(self) -> str:
-        """Run it and return its stdout as text, exactly as written (with its last newline).
-
-        Raises:
-            ValueError: its stdout is to go elsewhere. Else as `corelane.run`.
-        """
+        """Run it and return its stdout, wherever it was to go, as text exactly as written (with its last newline)."""
         is_captured = self.option("stdout", PIPE if self.option("capture") else None) is PIPE
-        captured = self if is_captured else self._to_read("read")._variant("read", stdout=PIPE)
+        captured = self if is_captured else self._variant("read", stdout=PIPE)
         return captured.run().text
 
     if TYPE_CHECKING:
@@ -300,11 +285,11 @@ class Command(Runnable):
 
     def lines(self, *, keepends: bool = False) -> Iterator[str]:
         """Run it and yield its stdout line by line, in bounded memory; see `stream.lines`."""
-        return stream.lines(self._to_read("lines")._variant("stream", stdout=PIPE, capture=None), keepends)
+        return stream.lines(self._variant("stream", stdout=PIPE, capture=None), keepends)
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         """Run it and yield its stdout in pieces of at most `size` bytes, as they come; see `stream.chunks`."""
-        return stream.chunks(self._to_read("chunks")._variant("stream", stdout=PIPE, capture=None), size)
+        return stream.chunks(self._variant("stream", stdout=PIPE, capture=None), size)
 
     # ---- for run and Process -----------------------------------------------------------------------------------
 
@@ -438,6 +423,13 @@ def run(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> Any:
 
 
 def read(command: Runnable | Sequence[Path], **options: Unpack[Options]) -> str:
-    """Run a program and return its stdout as text; see `run` and `Command.read`."""
+    """Run a program and return its stdout as text; see `run` and `Command.read`.
+
+    Raises:
+        ValueError: it is told at once to send its stdout elsewhere. Else as `run`.
+    """
+    given = options.get("stdout")
+    if given is not None and given is not PIPE:
+        raise ValueError(f"read returns the stdout, which cannot go to {given!r} too: leave stdout out, or use run")
     text: str = as_command(command, options).read()
     return text

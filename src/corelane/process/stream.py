@@ -49,8 +49,7 @@ def chunks(command: Runnable, size: int, mark_end: bool = False) -> Iterator[byt
 
     Raises:
         ProcessTimeout, NonZeroExit, Signaled: as `run`; the last two at the end, and not with check=False.
-        ValueError: `size` is below 1, a stdout that goes elsewhere, stderr=PIPE, which nobody would read, or an option
-            for captured output.
+        ValueError: `size` is below 1, stderr=PIPE, which nobody would read, or an option for captured output.
     """
     for name in ("max_output", "on_limit", "tee_stdout", "tee_stderr"):
         if command.option(name) is not None:
