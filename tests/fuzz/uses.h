@@ -504,130 +504,126 @@ static void use_any_sync(cl_sync *sync, uint8_t op, uint64_t ticket)
     }
 }
 
-/* One of them, registered; NULL: it is none. */
-static cl_sync *begin_sync(cl_segment *segment, int64_t (*open)(cl_sync **, cl_segment *))
+/* `call` does what one byte of the input says. */
+static void use_sync(cl_segment *segment, const uint8_t *ops, int64_t (*open)(cl_sync **, cl_segment *),
+                     void (*call)(cl_sync *, uint8_t op, cl_barrier_ticket *))
 {
     cl_sync *sync;
+    cl_barrier_ticket ticket = {0};
     if (open(&sync, segment) < 0)
-        return NULL;
+        return;
     cl_sync_set_spin(sync, 0);
     cl_sync_join(sync);
-    return sync;
+    for (int i = OPS_AT; i < OPS_END; i++) {
+        sync->members.owner_asked_at = sync->members.all_asked_at = 0; /* it is time to ask */
+        call(sync, ops[i], &ticket);
+    }
+    cl_sync_free(sync);
+}
+
+static void call_lock(cl_lock *lock, uint8_t op, cl_barrier_ticket *unused)
+{
+    (void)unused;
+    switch (op & 7) {
+    case 0:
+    case 1:
+        cl_lock_try(lock, op >> 4 & 1);
+        break;
+    case 2:
+        cl_lock_acquire(lock, cl__sys_now() + 1);
+        break;
+    case 3:
+    case 4:
+        cl_lock_release(lock, op >> 4 & 1);
+        break;
+    case 5:
+        cl_lock_holder(lock);
+        cl_lock_is_held(lock);
+        CHECK(cl_lock_recovered(lock) <= CL_SYNC_UNKNOWN);
+        break;
+    default:
+        use_any_sync(lock, op, 0);
+    }
+}
+
+static void call_semaphore(cl_semaphore *semaphore, uint8_t op, cl_barrier_ticket *unused)
+{
+    (void)unused;
+    switch (op & 7) {
+    case 0:
+    case 1:
+        cl_semaphore_try(semaphore, op >> 4 & 1);
+        break;
+    case 2:
+        cl_semaphore_acquire(semaphore, cl__sys_now() + 1);
+        break;
+    case 3:
+    case 4:
+        cl_semaphore_release(semaphore);
+        break;
+    case 5:
+        cl_semaphore_holder(semaphore, (op >> 4) - 1);
+        break;
+    default:
+        use_any_sync(semaphore, op, 0);
+    }
+}
+
+static void call_event(cl_event *event, uint8_t op, cl_barrier_ticket *unused)
+{
+    (void)unused;
+    if ((op & 3) == 0)
+        cl_event_set(event);
+    else if ((op & 3) == 1)
+        cl_event_clear(event);
+    else
+        use_any_sync(event, op, (uint64_t)cl_event_now(event));
+}
+
+static void call_barrier(cl_barrier *barrier, uint8_t op, cl_barrier_ticket *ticket)
+{
+    switch (op & 7) {
+    case 0:
+    case 1:
+    case 2:
+        if (!ticket->is_open && cl_barrier_arrive(barrier, ticket) == 0)
+            CHECK(ticket->index >= 0 && ticket->index < barrier->plan.count);
+        break;
+    case 3:
+        cl_barrier_give_up(barrier, ticket);
+        break;
+    case 4:
+        op & 16 ? cl_barrier_abort(barrier) : cl_barrier_reset(barrier);
+        break;
+    case 5:
+        cl_barrier_why(barrier);
+        CHECK(cl_barrier_breaker(barrier) <= CL_SYNC_UNKNOWN);
+        if (cl_barrier_look(barrier, ticket->generation) != 0)
+            ticket->is_open = 0;
+        break;
+    default:
+        use_any_sync(barrier, op, ticket->generation);
+    }
 }
 
 static void use_lock(cl_segment *segment, const uint8_t *ops)
 {
-    cl_lock *lock = begin_sync(segment, cl_lock_open);
-    if (!lock)
-        return;
-    for (int i = OPS_AT; i < OPS_END; i++) {
-        lock->members.owner_asked_at = lock->members.all_asked_at = 0; /* it is time to ask */
-        switch (ops[i] & 7) {
-        case 0:
-        case 1:
-            cl_lock_try(lock, ops[i] >> 4 & 1);
-            break;
-        case 2:
-            cl_lock_acquire(lock, cl__sys_now() + 1);
-            break;
-        case 3:
-        case 4:
-            cl_lock_release(lock, ops[i] >> 4 & 1);
-            break;
-        case 5:
-            cl_lock_holder(lock);
-            cl_lock_is_held(lock);
-            CHECK(cl_lock_recovered(lock) <= CL_SYNC_UNKNOWN);
-            break;
-        default:
-            use_any_sync(lock, ops[i], 0);
-        }
-    }
-    cl_sync_free(lock);
+    use_sync(segment, ops, cl_lock_open, call_lock);
 }
 
 static void use_semaphore(cl_segment *segment, const uint8_t *ops)
 {
-    cl_semaphore *semaphore = begin_sync(segment, cl_semaphore_open);
-    if (!semaphore)
-        return;
-    for (int i = OPS_AT; i < OPS_END; i++) {
-        semaphore->members.owner_asked_at = semaphore->members.all_asked_at = 0; /* it is time to ask */
-        switch (ops[i] & 7) {
-        case 0:
-        case 1:
-            cl_semaphore_try(semaphore, ops[i] >> 4 & 1);
-            break;
-        case 2:
-            cl_semaphore_acquire(semaphore, cl__sys_now() + 1);
-            break;
-        case 3:
-        case 4:
-            cl_semaphore_release(semaphore);
-            break;
-        case 5:
-            cl_semaphore_holder(semaphore, (ops[i] >> 4) - 1);
-            break;
-        default:
-            use_any_sync(semaphore, ops[i], 0);
-        }
-    }
-    cl_sync_free(semaphore);
+    use_sync(segment, ops, cl_semaphore_open, call_semaphore);
 }
 
 static void use_event(cl_segment *segment, const uint8_t *ops)
 {
-    cl_event *event = begin_sync(segment, cl_event_open);
-    if (!event)
-        return;
-    for (int i = OPS_AT; i < OPS_END; i++) {
-        event->members.owner_asked_at = event->members.all_asked_at = 0; /* it is time to ask */
-        switch (ops[i] & 3) {
-        case 0:
-            cl_event_set(event);
-            break;
-        case 1:
-            cl_event_clear(event);
-            break;
-        default:
-            use_any_sync(event, ops[i], (uint64_t)cl_event_now(event));
-        }
-    }
-    cl_sync_free(event);
+    use_sync(segment, ops, cl_event_open, call_event);
 }
 
 static void use_barrier(cl_segment *segment, const uint8_t *ops)
 {
-    cl_barrier *barrier = begin_sync(segment, cl_barrier_open);
-    cl_barrier_ticket ticket = {0};
-    if (!barrier)
-        return;
-    for (int i = OPS_AT; i < OPS_END; i++) {
-        barrier->members.owner_asked_at = barrier->members.all_asked_at = 0; /* it is time to ask */
-        switch (ops[i] & 7) {
-        case 0:
-        case 1:
-        case 2:
-            if (!ticket.is_open && cl_barrier_arrive(barrier, &ticket) == 0)
-                CHECK(ticket.index >= 0 && ticket.index < barrier->plan.count);
-            break;
-        case 3:
-            cl_barrier_give_up(barrier, &ticket);
-            break;
-        case 4:
-            ops[i] & 16 ? cl_barrier_abort(barrier) : cl_barrier_reset(barrier);
-            break;
-        case 5:
-            cl_barrier_why(barrier);
-            CHECK(cl_barrier_breaker(barrier) <= CL_SYNC_UNKNOWN);
-            if (cl_barrier_look(barrier, ticket.generation) != 0)
-                ticket.is_open = 0;
-            break;
-        default:
-            use_any_sync(barrier, ops[i], ticket.generation);
-        }
-    }
-    cl_sync_free(barrier);
+    use_sync(segment, ops, cl_barrier_open, call_barrier);
 }
 
 #endif
